@@ -1,0 +1,373 @@
+//! `VirtualAccount`: the manifest (`spec`) and the ledger (`status`).
+//!
+//! `///` comments on fields are what users read in `kubectl explain`; notes for ourselves are `//`.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::core::{CustomResourceExt, ListMerge, Rule};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{DaysOrDuration, Instant, Seconds};
+
+/// A non-user account that an application assumes to call other services. The operator mints its token, keeps it in a
+/// Secret, rotates it on schedule and lets any service verify it.
+// Lists are atomic where a second manager could otherwise add entries that Git's next apply does not remove.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "virtualaccounts.dev",
+    version = "v1alpha1",
+    kind = "VirtualAccount",
+    plural = "virtualaccounts",
+    shortname = "va",
+    category = "all",
+    namespaced,
+    status = "VirtualAccountStatus",
+    derive = "PartialEq",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Rotation", type_ = "string", json_path = ".status.rotation"),
+    printcolumn(name = "Next rotation", type_ = "string", json_path = ".status.nextScheduledRotation"),
+    printcolumn(name = "Expires", type_ = "string", json_path = ".status.expiresAt"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "JWT ID", type_ = "string", json_path = ".status.jwtId", priority = 1),
+    printcolumn(name = "Owner", type_ = "string", json_path = ".spec.ownedBy.team", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualAccountSpec {
+    /// What the account may do: 1 to 256 grants of a role on a resource. They are not written into the token; a service
+    /// asks for them with an online check, so a change works at once and mints nothing.
+    #[schemars(length(min = 1, max = 256))]
+    #[x_kube(
+        merge_strategy = ListMerge::Atomic,
+        validation = Rule::new("self.all(p, self.exists_one(q, q.resourceFqn == p.resourceFqn && q.resourceType == p.resourceType && q.roleId == p.roleId))")
+            .message("the same permission is listed twice; remove one of them")
+    )]
+    pub permissions: Vec<Permission>,
+
+    /// The last day of the account, `yyyy-mm-dd`, UTC. It is valid through the end of that day; after it every online
+    /// check refuses its tokens. Copies in Secrets stay; a later date issues anew. Default: no end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 10, max = 10), regex(pattern = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"))]
+    #[x_kube(validation = Rule::new("!format.date().validate(self).hasValue()").message("must be a real date, yyyy-mm-dd, for example 2027-02-28"))]
+    pub expiration_date: Option<String>,
+
+    /// Rotate the token on schedule. Without it a token lives until expirationDate, at most the operator's
+    /// --max-token-lifetime; a successor is then issued in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_rotate: Option<AutoRotate>,
+
+    /// Who owns the account; shown in lists, events and notices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owned_by: Option<OwnedBy>,
+
+    /// The Secret in the account's namespace that holds the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_secret: Option<TokenSecret>,
+
+    /// The token's `aud` claim (RFC 7519): each one of the operator's --allowed-audiences. Default: the operator's
+    /// --default-audience. A change issues a new token at once, with grace; removing the field acts at the next issue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 256)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Atomic,
+        validation = Rule::new("self.all(a, self.exists_one(b, a == b))").message("the same audience is listed twice; remove one of them")
+    )]
+    pub audiences: Option<Vec<String>>,
+
+    /// What the account is for, in words for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub description: Option<String>,
+
+    /// True: online checks (introspection, `verify`) refuse all tokens of the account within seconds; rotation and
+    /// delivery go on. A service that verifies offline, with the JWKS alone, cannot know: it accepts a token until its
+    /// `exp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<bool>,
+
+    /// True: nothing new is issued. Deliveries, repairs, grace ends and revocations go on; what is due or requested
+    /// happens on resume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+
+    /// Tokens to revoke, by id (`jti`), at most 64. Revoking the current one issues a new one. Online checks refuse a
+    /// revoked token within seconds. A service that verifies offline, with the JWKS alone, cannot know: it accepts the
+    /// token until its `exp`, which the Revoked event names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 64)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub revoked_jwt_ids: Option<Vec<String>>,
+}
+
+/// One grant: a role on a resource. The operator does not interpret it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Permission {
+    // The lengths keep the rule against duplicates within the API server's cost budget.
+    /// The resource's fully qualified name.
+    #[schemars(length(min = 1, max = 128))]
+    pub resource_fqn: String,
+    /// The kind of resource.
+    #[schemars(length(min = 1, max = 64))]
+    pub resource_type: String,
+    /// The role that is granted.
+    #[schemars(length(min = 1, max = 64))]
+    pub role_id: String,
+}
+
+/// When a token is replaced and how long its predecessor stays valid. A token's life is interval plus grace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AutoRotate {
+    /// Days between rotations (30 to 3650), or a duration such as `90d`, `12h`, `30m`. Default: 360 days. Below the
+    /// operator's --minimum-rotation-interval it is raised to that, and the Ready condition says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_rotate_interval: Option<DaysOrDuration<30>>,
+    /// How long the previous token stays valid after a rotation: days (from 1), or a duration such as `7d`, `1h`. At
+    /// most 4 intervals. Default: 30 days, or the interval if that is shorter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_period: Option<DaysOrDuration<1>>,
+}
+
+/// Who owns the account.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OwnedBy {
+    /// The team.
+    #[schemars(length(min = 1, max = 128))]
+    pub team: String,
+    /// A person or another account in that team.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub account: Option<String>,
+}
+
+/// The Secret that holds the token: keys `token`, `jti`, `expires-at`, `issuer`, and during a grace period
+/// `previous-token` and `previous-jti`.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenSecret {
+    /// The Secret's name. Default: `<account>-token`. A Secret that belongs to somebody else is never touched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
+    pub name: Option<String>,
+    /// More labels for the Secret. The operator's own, `app.kubernetes.io/managed-by` and those of Argo CD and Flux are
+    /// refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new(RESERVED_RULE).message("labels under virtualaccounts.dev/, argocd.argoproj.io/, *.toolkit.fluxcd.io/ and app.kubernetes.io/managed-by, app.kubernetes.io/instance are reserved; remove them"))]
+    #[x_kube(validation = Rule::new("self.all(k, !format.qualifiedName().validate(k).hasValue() && !format.labelValue().validate(self[k]).hasValue())").message("each must be a valid label key and value (at most 63 letters, digits, '-', '_' and '.')"))]
+    #[schemars(extend("additionalProperties" = {"type": "string", "maxLength": 63}))]
+    pub labels: Option<BTreeMap<String, String>>,
+    /// More annotations for the Secret. The operator's own and those of Argo CD and Flux are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new(RESERVED_RULE).message("annotations under virtualaccounts.dev/, argocd.argoproj.io/, *.toolkit.fluxcd.io/ and kubectl.kubernetes.io/ are reserved; remove them"))]
+    #[x_kube(validation = Rule::new("self.all(k, !format.qualifiedName().validate(k.lowerAscii()).hasValue())").message("each key must be a valid annotation key"))]
+    #[schemars(extend("additionalProperties" = {"type": "string", "maxLength": 4096}))]
+    pub annotations: Option<BTreeMap<String, String>>,
+    /// What becomes of the Secret when the account is deleted or names another Secret. Default: Delete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_policy: Option<DeletionPolicy>,
+}
+
+// Also the API server's own prefix of service account tokens: it would fill in a real credential.
+const RESERVED_RULE: &str = "self.all(k, !k.startsWith('virtualaccounts.dev/') && !k.startsWith('argocd.argoproj.io/') && !k.matches('^([a-z0-9-]+[.])*toolkit[.]fluxcd[.]io/') && !k.startsWith('kubernetes.io/') && !k.startsWith('kubectl.kubernetes.io/') && k != 'app.kubernetes.io/managed-by' && k != 'app.kubernetes.io/instance')";
+
+/// What becomes of a copy of the token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// It goes with the account.
+    #[default]
+    Delete,
+    /// It stays.
+    Retain,
+}
+
+/// What the operator recorded. Written by the operator alone.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualAccountStatus {
+    /// The generation of the spec that this status describes; -1 before the first pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready: the account can be used. Delivered: every target holds the newest token. Stalled: nothing but a change of
+    /// the spec can help.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// The account that this status belongs to, `namespace/name`. A status that names another is treated as lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 320))]
+    pub account: Option<String>,
+    /// The id (`jti`) of the newest token that is not revoked. It may still be on its way to the Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub jwt_id: Option<String>,
+    /// When the token with that id ends (its `exp`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Instant>,
+    /// When the token is replaced next, jitter included; absent when nothing will rotate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_scheduled_rotation: Option<Instant>,
+    /// The rotation interval in force, or `-`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub rotation: Option<String>,
+    /// The ledger: one entry for each token that exists or may exist, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    #[x_kube(
+        merge_strategy = ListMerge::Map(vec!["id".into()]),
+        validation = Rule::new("self.all(e, !oldSelf.exists(o, o.id == e.id) || oldSelf.exists(o, o.id == e.id && o.keyId == e.keyId && o.issuer == e.issuer && o.audiences == e.audiences && o.issuedAt == e.issuedAt && o.expiresAt == e.expiresAt && o.grace == e.grace && o.reason == e.reason))")
+            .message("a ledger entry never changes, but for its phase and graceEndsAt")
+    )]
+    pub jwts: Vec<Entry>,
+    /// The last 8 values of the rotate annotation that were acted on, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(max = 256)))]
+    pub handled_rotate_requests: Vec<String>,
+    /// The Secret as the operator last wrote or saw it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_secret: Option<TokenSecretStatus>,
+}
+
+/// One row of the ledger: everything that the token is made of, but never the token.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// The token's id (`jti`).
+    #[schemars(length(min = 1, max = 64))]
+    pub id: String,
+    /// The signing key (`kid`, an RFC 7638 thumbprint).
+    #[schemars(length(min = 1, max = 64))]
+    pub key_id: String,
+    /// The token's `iss`.
+    #[schemars(length(min = 1, max = 512))]
+    pub issuer: String,
+    /// The token's `aud`, sorted.
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 256)))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub audiences: Vec<String>,
+    /// When it was issued. In Unix seconds this is the entry's sequence. The token's `iat` is 60 s earlier.
+    pub issued_at: Instant,
+    /// When it ends (`exp`).
+    pub expires_at: Instant,
+    /// How long its predecessors stay valid once every target holds it.
+    pub grace: Seconds,
+    /// Why it was issued.
+    pub reason: IssueReason,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// When the grace of a superseded token is over. Online checks refuse it from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_ends_at: Option<Instant>,
+}
+
+/// Why a token was issued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum IssueReason {
+    /// The account's first token.
+    First,
+    /// The schedule.
+    Scheduled,
+    /// The rotate annotation.
+    Request,
+    /// The spec asks for another audience or an earlier end.
+    SpecChange,
+    /// The newest token was revoked.
+    Revocation,
+    /// The newest token's signing key was compromised or is gone.
+    KeyChange,
+    /// The operator's limits no longer allow the newest token.
+    LimitChange,
+    /// The newest token was issued in the future.
+    ClockChange,
+    /// Taken over from the Secret after the status was lost.
+    Adopted,
+}
+
+/// Where a token is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Phase {
+    /// Recorded; some target still lacks it.
+    Pending,
+    /// Every target holds it.
+    Current,
+    /// Every target holds a newer one; valid until graceEndsAt.
+    Superseded,
+    /// Refused.
+    Revoked,
+}
+
+/// The Secret as the operator last wrote or saw it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenSecretStatus {
+    /// Its name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Its version when the operator last wrote or checked it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub resource_version: Option<String>,
+    /// The token it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub jwt_id: Option<String>,
+    /// How many attempts failed in a row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub failures: Option<i32>,
+    /// When the next attempt is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_at: Option<Instant>,
+    /// Why the last attempt failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<TargetError>,
+}
+
+/// Why a delivery failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TargetError {
+    /// The kind of failure, for programs.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// What happened and what to do, for people.
+    #[schemars(length(max = 1024))]
+    pub message: String,
+}
+
+/// The definition, with the two things that the derive cannot say.
+pub(super) fn crd() -> CustomResourceDefinition {
+    let mut crd = VirtualAccount::crd();
+    for version in &mut crd.spec.versions {
+        let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) else {
+            continue;
+        };
+        schema.x_kubernetes_validations = serde_json::from_value(json!([name_rule()])).ok();
+        if let Some(status) = schema.properties.as_mut().and_then(|properties| properties.get_mut("status")) {
+            status.default = serde_json::from_value(json!({"observedGeneration": -1})).ok();
+        }
+    }
+    crd
+}
+
+// At the root because only a root rule sees metadata.name; for new objects only (`optionalOldSelf`), because a root rule
+// that is tightened later makes every status write on old objects fail.
+fn name_rule() -> serde_json::Value {
+    json!({
+        "rule": "oldSelf.hasValue() || self.metadata.name.matches('^[a-z][a-z0-9-]{1,34}[a-z0-9]$')",
+        "optionalOldSelf": true,
+        "message": "metadata.name must have 3 to 36 characters: lower-case letters, digits and '-', a letter first, a letter or digit last",
+        "reason": "FieldValueInvalid",
+    })
+}
