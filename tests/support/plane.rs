@@ -1,0 +1,414 @@
+//! A real Kubernetes control plane for tests: etcd, kube-apiserver and
+//! kube-controller-manager as child processes, in a few seconds and without
+//! containers.
+//!
+//! The program is `tests/plane`, a small Go module. Its first build takes
+//! minutes; later ones are found in the user's cache. The plane lives as long as
+//! the pipe to it: it ends when its [`Plane`] is dropped and also when the test
+//! process dies in any other way.
+//!
+//! All failures panic: a test cannot go on without its control plane.
+#![allow(dead_code, reason = "each test binary uses a part of this file")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a broken control plane ends the test"
+)]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio},
+    sync::{
+        LazyLock, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::{Value, json};
+
+/// How long service-account tokens live, and the most that the API server
+/// grants: tests move the clocks of what they start.
+const TOKEN_DURATION: &str = "876000h";
+
+/// A running control plane.
+pub(crate) struct Plane {
+    binary: PathBuf,
+    dir: PathBuf,
+    server: String,
+    ca: PathBuf,
+    process: Mutex<Process>,
+    namespaces: AtomicU32,
+}
+
+/// The launcher and the pipes to it.
+struct Process {
+    child: Child,
+    /// `None` once the plane is told to end.
+    commands: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+/// One request, as the API server's audit log has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AuditEvent {
+    /// `ResponseComplete`; a watch has a `ResponseStarted` before it.
+    pub(crate) stage: String,
+    pub(crate) user: String,
+    /// As RBAC has it: `get`, `list`, `watch`, `create`, `update`, …
+    pub(crate) verb: String,
+    /// Empty for paths that are no resources, such as `/version`.
+    pub(crate) resource: String,
+    /// `status`, `token`, …; mostly empty.
+    pub(crate) subresource: String,
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    /// The HTTP status of the answer.
+    pub(crate) code: u64,
+    pub(crate) request_uri: String,
+    /// When this stage was reached: RFC 3339 with microseconds, always in UTC
+    /// and of one width, so it can be compared as a string.
+    pub(crate) timestamp: String,
+    pub(crate) user_agent: String,
+}
+
+impl Plane {
+    /// Starts a plane of its own, with RBAC and an audit log.
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// As [`Plane::start`], with further flags for kube-apiserver, such as
+    /// `--min-request-timeout=5` for watches that end soon.
+    pub(crate) fn start_with(apiserver_flags: &[&str]) -> Self {
+        let binary = build();
+        let dir = new_dir();
+        let mut command = Command::new(&binary);
+        command.args(["up", "--audit", "--dir"]).arg(&dir);
+        for flag in apiserver_flags {
+            command.args(["--apiserver-flag", flag]);
+        }
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot run {}: {error}", binary.display()));
+        let mut process = Process {
+            commands: child.stdin.take(),
+            answers: BufReader::new(child.stdout.take().expect("stdout is piped")),
+            child,
+        };
+        let description = process.answer("the start (its reason is on stderr)");
+        let path = |key: &str| text(&description, &[key]);
+        Self {
+            server: path("server"),
+            ca: path("caFile").into(),
+            binary,
+            dir,
+            process: Mutex::new(process),
+            namespaces: AtomicU32::new(0),
+        }
+    }
+
+    /// The plane that the tests of one binary share, started at first use.
+    ///
+    /// It is never dropped: it ends because the process end closes the pipe.
+    pub(crate) fn shared() -> &'static Self {
+        // A `LazyLock`, since it does not try again: without a plane the second
+        // test fails at once.
+        static SHARED: LazyLock<Plane> = LazyLock::new(Plane::start);
+        &SHARED
+    }
+
+    /// The URL of the API server.
+    pub(crate) fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// The certificate of the API server's CA, in PEM.
+    pub(crate) fn ca_path(&self) -> &Path {
+        &self.ca
+    }
+
+    /// Where all files of the plane are: logs, keys, kubeconfigs.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The administrator's kubeconfig.
+    pub(crate) fn kubeconfig_path(&self) -> PathBuf {
+        self.dir.join("admin.kubeconfig")
+    }
+
+    /// A new client for the administrator.
+    ///
+    /// It is bound to the tokio runtime it was made in and each `#[tokio::test]`
+    /// has its own, so do not keep it in a static.
+    pub(crate) async fn client(&self) -> Client {
+        client(&self.kubeconfig_path()).await
+    }
+
+    /// Runs kubectl as the administrator. A failure is the caller's to judge.
+    pub(crate) fn kubectl(&self, args: &[&str], stdin: Option<&str>) -> Output {
+        let mut child = Command::new(&self.binary)
+            .arg("kubectl")
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig_path())
+            // The usual place is keyed by host and port, and an earlier plane may
+            // have had this port and served other types.
+            .arg("--cache-dir")
+            .arg(self.dir.join("kubectl-cache"))
+            .args(args)
+            .stdin(if stdin.is_some() {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot run kubectl: {error}"));
+        let pipe = child.stdin.take();
+        // From a thread: either side may have more to say than a pipe holds.
+        std::thread::scope(|scope| {
+            if let (Some(mut pipe), Some(input)) = (pipe, stdin) {
+                // An error means that kubectl gave up early and says why itself.
+                scope.spawn(move || drop(pipe.write_all(input.as_bytes())));
+            }
+            child.wait_with_output().expect("kubectl can be waited for")
+        })
+    }
+
+    /// Runs kubectl, which must succeed, and returns its stdout without white
+    /// space at the end.
+    pub(crate) fn kubectl_ok(&self, args: &[&str], stdin: Option<&str>) -> String {
+        let output = self.kubectl(args, stdin);
+        assert!(
+            output.status.success(),
+            "kubectl {args:?}: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout)
+            .trim_end()
+            .to_owned()
+    }
+
+    /// Sends a command to the launcher and waits until it is done:
+    /// `stop COMPONENT` (SIGKILL), `start COMPONENT` (same port, same data) or
+    /// `restart COMPONENT`, where a component is `etcd`, `kube-apiserver` or
+    /// `kube-controller-manager`; or `pids`.
+    ///
+    /// Returns the process ids of the components that run now.
+    ///
+    /// Other tests on the same plane see the interruption: stop things only in a
+    /// plane of your own.
+    pub(crate) fn command(&self, command: &str) -> BTreeMap<String, u32> {
+        let answer = {
+            // One test's panic is no reason for the others to fail.
+            let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+            let pipe = process.commands.as_mut().expect("open until dropped");
+            writeln!(pipe, "{command}")
+                .unwrap_or_else(|error| panic!("the control plane is gone: {error}"));
+            process.answer(command)
+        };
+        if let Some(error) = answer["error"].as_str() {
+            panic!("{command}: {error}");
+        }
+        // Without `pids` nothing runs.
+        serde_json::from_value(answer["pids"].clone()).unwrap_or_default()
+    }
+
+    /// All requests so far, oldest first.
+    ///
+    /// A line is written when the answer is complete, which a client may see a
+    /// moment earlier: wait for a line rather than expect it at once.
+    pub(crate) fn audit(&self) -> Vec<AuditEvent> {
+        let log = fs::read(self.dir.join("audit.log")).unwrap_or_default();
+        log.split_inclusive(|byte| *byte == b'\n')
+            .filter(|line| line.ends_with(b"\n"))
+            // `stop kube-apiserver` may have torn a line.
+            .filter_map(|line| serde_json::from_slice(line).ok())
+            .map(|event| AuditEvent::parse(&event))
+            .collect()
+    }
+
+    /// Installs custom resource definitions and waits until they are served and
+    /// the garbage collector knows them.
+    pub(crate) fn install(&self, crds: &str) {
+        self.kubectl_ok(&["apply", "--server-side", "-f", "-"], Some(crds));
+        self.kubectl_ok(
+            &[
+                "wait",
+                "--for=condition=Established",
+                "--timeout=30s",
+                "-f",
+                "-",
+            ],
+            Some(crds),
+        );
+        // The garbage collector looks for new types every 30 s, but also when it
+        // starts, which takes 0.2 s.
+        self.command("restart kube-controller-manager");
+    }
+
+    /// Creates a namespace of its own for a test and returns its name.
+    pub(crate) fn namespace(&self, prefix: &str) -> String {
+        let number = self.namespaces.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{prefix}-{number}");
+        self.kubectl_ok(&["create", "namespace", &name], None);
+        name
+    }
+
+    /// Writes a kubeconfig with a long-lived token of a `ServiceAccount` that
+    /// exists. Its default namespace is the account's.
+    pub(crate) fn serviceaccount_kubeconfig(&self, namespace: &str, name: &str) -> PathBuf {
+        let token = self.kubectl_ok(
+            &[
+                "create",
+                "token",
+                name,
+                "-n",
+                namespace,
+                "--duration",
+                TOKEN_DURATION,
+            ],
+            None,
+        );
+        // YAML includes JSON.
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "default",
+            "clusters": [{
+                "name": "testplane",
+                "cluster": {"server": self.server, "certificate-authority": self.ca},
+            }],
+            "users": [{"name": name, "user": {"token": token}}],
+            "contexts": [{
+                "name": "default",
+                "context": {"cluster": "testplane", "user": name, "namespace": namespace},
+            }],
+        });
+        let path = self.dir.join(format!("{namespace}.{name}.kubeconfig"));
+        fs::write(&path, config.to_string())
+            .unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+        path
+    }
+}
+
+/// A client for whoever a kubeconfig names.
+pub(crate) async fn client(kubeconfig: &Path) -> Client {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).expect("the kubeconfig is readable");
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .expect("the kubeconfig is complete");
+    // A proxy of the environment cannot reach this machine's loopback.
+    config.proxy_url = None;
+    Client::try_from(config).expect("the kubeconfig makes a client")
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        let process = self
+            .process
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        drop(process.commands.take());
+        // A panic here would abort the test process, and nothing depends on these.
+        let _ = process.child.wait();
+        // The logs say why a test failed.
+        if !std::thread::panicking() {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+impl Process {
+    /// The launcher's answer, one line of JSON.
+    fn answer(&mut self, to: &str) -> Value {
+        let mut line = String::new();
+        self.answers
+            .read_line(&mut line)
+            .unwrap_or_else(|error| panic!("no answer to {to}: {error}"));
+        serde_json::from_str(&line)
+            .unwrap_or_else(|error| panic!("no answer to {to}: {error} in {line:?}"))
+    }
+}
+
+impl AuditEvent {
+    /// Whether the request meant to change something.
+    pub(crate) fn is_write(&self) -> bool {
+        matches!(
+            self.verb.as_str(),
+            "create" | "update" | "patch" | "delete" | "deletecollection"
+        )
+    }
+
+    fn parse(event: &Value) -> Self {
+        Self {
+            stage: text(event, &["stage"]),
+            user: text(event, &["user", "username"]),
+            verb: text(event, &["verb"]),
+            resource: text(event, &["objectRef", "resource"]),
+            subresource: text(event, &["objectRef", "subresource"]),
+            name: text(event, &["objectRef", "name"]),
+            namespace: text(event, &["objectRef", "namespace"]),
+            code: event["responseStatus"]["code"].as_u64().unwrap_or_default(),
+            request_uri: text(event, &["requestURI"]),
+            timestamp: text(event, &["stageTimestamp"]),
+            user_agent: text(event, &["userAgent"]),
+        }
+    }
+}
+
+/// The string at a path in an object; empty if it is absent.
+fn text(object: &Value, path: &[&str]) -> String {
+    path.iter()
+        .fold(object, |value, key| &value[*key])
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// Builds the control plane unless it is in the cache; returns its binary.
+fn build() -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plane/build.sh");
+    let output = Command::new(&script)
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run {}: {error}", script.display()));
+    assert!(
+        output.status.success(),
+        "{}: {}",
+        script.display(),
+        output.status
+    );
+    String::from_utf8_lossy(&output.stdout).trim_end().into()
+}
+
+/// A new directory for a plane, named after this process.
+///
+/// Those of processes that have ended are removed: they were kept to be read, and
+/// a shared plane cannot remove its own.
+fn new_dir() -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+
+    let planes = Path::new(env!("CARGO_TARGET_TMPDIR")).join("planes");
+    for entry in fs::read_dir(&planes).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.split('-').next().unwrap_or_default();
+        if !Path::new("/proc").join(process).exists() {
+            // Another test binary may be removing it at this moment.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    planes.join(format!("{}-{count}", std::process::id()))
+}
