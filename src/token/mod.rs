@@ -8,17 +8,21 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+mod claims;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod request;
 mod ring;
 mod rotation;
 mod sign;
+mod verify;
 
+pub use claims::{Audience, Claims, DeriveError, derive, entry_of, fresh_jti};
 pub use request::{Action, REQUEST_ANNOTATION, Request, add_request, read_requests};
 pub use ring::{Key, KeyState, MAX_KEYS, Ring, RingError, Standing};
 pub use rotation::{Advance, Fresh, InUse, RingEvent, RingSettings};
 pub use sign::{Algorithm, KeyError, KeyMaterial};
+pub use verify::{AccountView, MAX_TOKEN_BYTES, Refusal, Verified, against_ledger, strict};
 
 /// A signed token. It cannot be printed, copied or serialised by accident, and its memory is wiped when it is dropped.
 pub struct Token(Zeroizing<String>);
