@@ -4,3 +4,4 @@
 //! and the status says what came of it.
 
 pub mod api;
+pub mod token;
