@@ -4,3 +4,6 @@
 //! and the status says what came of it.
 
 pub mod api;
+pub mod config;
+pub mod metrics;
+pub mod telemetry;
