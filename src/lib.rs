@@ -5,5 +5,6 @@
 
 pub mod api;
 pub mod config;
+pub mod http;
 pub mod metrics;
 pub mod telemetry;
