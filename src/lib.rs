@@ -1,7 +1,11 @@
-//! Virtual accounts for Kubernetes: see README.md for users and `docs` of each module for the reasons.
+//! Virtual accounts for Kubernetes: see README.md for users and the docs of each module for the reasons.
 //!
 //! Data flows one way: [`api`] is parsed into what is desired, the cluster is observed, a pure plan is made, applied,
 //! and the status says what came of it.
 
 pub mod api;
+pub mod config;
+pub mod http;
+pub mod metrics;
+pub mod telemetry;
 pub mod token;

@@ -1,0 +1,509 @@
+//! The command line: every setting is a flag with an environment twin, parsed once into [`Settings`].
+//!
+//! Behind this module no `Option` means "use the default" and no text is a duration or a URL. It does no I/O.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::api::Seconds;
+
+/// Issues, delivers, rotates and verifies the tokens of virtual accounts.
+#[derive(Debug, Parser)]
+#[command(name = "virtual-account-operator", version, about, disable_help_subcommand = true)]
+pub struct Cli {
+    /// How log lines on stderr look. Their level comes from RUST_LOG (default info).
+    #[arg(long, global = true, env = "VAO_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the operator.
+    Run(Box<RunArgs>),
+    /// Prints the custom resource definitions as YAML.
+    Crd,
+    /// Shows or changes the signing keys.
+    Keys(KeysArgs),
+    /// Checks the token on stdin online; exit code 0, or 1 with the reason.
+    Verify(VerifyArgs),
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The algorithm of new signing keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Algorithm {
+    /// ECDSA with P-256 and SHA-256.
+    #[value(name = "ES256")]
+    Es256,
+    /// RSASSA-PKCS1-v1_5 with SHA-256 and 2048 bits.
+    #[value(name = "RS256")]
+    Rs256,
+}
+
+/// The operator's own namespace.
+#[derive(Debug, Args)]
+pub struct NamespaceArgs {
+    /// The operator's own namespace, where the key ring lives.
+    #[arg(long, env = "POD_NAMESPACE", value_parser = namespace)]
+    pub namespace: String,
+}
+
+/// Arguments of `keys`.
+#[derive(Debug, Args)]
+pub struct KeysArgs {
+    /// Where the key ring is.
+    #[command(flatten)]
+    pub namespace: NamespaceArgs,
+    /// What to do with the keys.
+    #[command(subcommand)]
+    pub command: KeysCommand,
+}
+
+/// What can be done with the signing keys. All but `list` leave a request that the running operator carries out.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum KeysCommand {
+    /// Shows every key with its algorithm, state and instants.
+    List,
+    /// Lets the standby key take over now, as the schedule would.
+    Rotate,
+    /// Ends a key at once: each of its tokens is refused and replaced.
+    #[command(group(clap::ArgGroup::new("which").required(true).args(["kid", "all"])))]
+    Compromise {
+        /// The key's id, as `keys list` shows it; also one that is gone from the ring.
+        kid: Option<String>,
+        /// Every key of the ring.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Makes a new key ring after the old one was lost. Restoring a backup is better.
+    Init {
+        /// Says that the lost keys are gone for good: all tokens that they signed are replaced.
+        #[arg(long)]
+        accept_reissue: bool,
+    },
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Where the key ring is.
+    #[command(flatten)]
+    pub namespace: NamespaceArgs,
+    /// Answer nothing while the local clock and the API server's differ by more than this. 0 = off.
+    #[arg(long, env = "VAO_MAX_CLOCK_SKEW", value_name = "DURATION", default_value = "2m", value_parser = duration)]
+    pub max_clock_skew: Seconds,
+}
+
+/// The flags of `run`, as written. [`RunArgs::settings`] makes them usable.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The `iss` of every token, used exactly as written; unique per cluster. Verifiers fetch the keys below it.
+    #[arg(long, env = "VAO_ISSUER_URL", value_name = "URL")]
+    issuer_url: IssuerUrl,
+    #[command(flatten)]
+    namespace: NamespaceArgs,
+    /// The `aud` of tokens whose account names none. [default: the issuer URL]
+    #[arg(long, env = "VAO_DEFAULT_AUDIENCE", value_name = "AUDIENCE", value_parser = audience)]
+    default_audience: Option<String>,
+    /// Audiences that accounts may name, separated by commas. [default: the default audience]
+    #[arg(long, env = "VAO_ALLOWED_AUDIENCES", value_name = "AUDIENCE,…", value_delimiter = ',', value_parser = audience)]
+    allowed_audiences: Vec<String>,
+    /// Names this cluster in stores that several clusters share. [default: the uid of namespace kube-system]
+    #[arg(long, env = "VAO_CLUSTER_ID", value_name = "ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    cluster_id: Option<String>,
+    /// No account rotates by schedule or by an edit more often than this.
+    #[arg(long, env = "VAO_MINIMUM_ROTATION_INTERVAL", value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    minimum_rotation_interval: Seconds,
+    /// No token lives longer than this.
+    #[arg(long, env = "VAO_MAX_TOKEN_LIFETIME", value_name = "DURATION", default_value = "400d", value_parser = duration)]
+    max_token_lifetime: Seconds,
+    /// While the local clock and the API server's differ by more than this, nothing is issued or retired and online
+    /// checks do not answer. 0 = off.
+    #[arg(long, env = "VAO_MAX_CLOCK_SKEW", value_name = "DURATION", default_value = "2m", value_parser = duration)]
+    max_clock_skew: Seconds,
+    /// Disaster recovery: take over tokens from Secrets of accounts that were restored under a new uid.
+    #[arg(long, env = "VAO_ADOPT_RESTORED")]
+    adopt_restored: bool,
+    /// The algorithm of new signing keys.
+    #[arg(long, env = "VAO_SIGNING_ALGORITHM", value_enum, ignore_case = true, default_value_t = Algorithm::Es256)]
+    signing_algorithm: Algorithm,
+    /// How long a key signs before its successor takes over.
+    #[arg(long, env = "VAO_SIGNING_KEY_ROTATION", value_name = "DURATION", default_value = "90d", value_parser = duration)]
+    signing_key_rotation: Seconds,
+    /// After a limit was lowered: replaced tokens per second, over all accounts.
+    #[arg(long, env = "VAO_REISSUE_RATE", value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    reissue_rate: u32,
+    /// How many accounts are worked on at the same time.
+    #[arg(long, env = "VAO_WORKERS", value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: u16,
+    /// Where discovery, keys and online checks are served.
+    #[arg(long, env = "VAO_PUBLIC_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    public_address: SocketAddr,
+    /// Where health and metrics are served.
+    #[arg(long, env = "VAO_OPS_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
+    ops_address: SocketAddr,
+}
+
+/// Everything that `run` was told, checked and complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The `iss` of new tokens.
+    pub issuer_url: IssuerUrl,
+    /// The `aud` of tokens whose account names none; one of the allowed ones.
+    pub default_audience: String,
+    /// What accounts may name.
+    pub allowed_audiences: BTreeSet<String>,
+    /// The shortest time between two rotations.
+    pub minimum_rotation_interval: Seconds,
+    /// The longest life of a token.
+    pub max_token_lifetime: Seconds,
+    /// The tolerated difference between our clock and the API server's; zero = not checked.
+    pub max_clock_skew: Seconds,
+    /// Take over tokens of accounts restored under a new uid.
+    pub adopt_restored: bool,
+    /// The algorithm of new keys.
+    pub signing_algorithm: Algorithm,
+    /// How long a key signs.
+    pub signing_key_rotation: Seconds,
+    /// Re-issues per second after a limit was lowered.
+    pub reissue_rate: u32,
+    /// The operator's own namespace.
+    pub namespace: String,
+    /// The cluster's name in shared stores; none: the uid of namespace `kube-system`, which only the cluster knows.
+    pub cluster_id: Option<String>,
+    /// Passes at the same time.
+    pub workers: usize,
+    /// Where the public listener binds.
+    pub public_address: SocketAddr,
+    /// Where the ops listener binds.
+    pub ops_address: SocketAddr,
+}
+
+/// Flags that are right one by one and wrong together.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// New tokens could carry an audience that is not allowed.
+    #[error("--default-audience {0} is not one of --allowed-audiences; add it there")]
+    DefaultAudience(String),
+    /// A token would end before the next may be issued.
+    #[error(
+        "--max-token-lifetime {lifetime} must be longer than --minimum-rotation-interval {interval}; raise the first or lower the second"
+    )]
+    Lifetime {
+        /// The one.
+        lifetime: Seconds,
+        /// The other.
+        interval: Seconds,
+    },
+    /// Two edits could fight without a limit.
+    #[error("--minimum-rotation-interval must be at least 1s")]
+    Interval,
+    /// A key needs 15 minutes in the JWKS before it signs, so a shorter rotation could not be kept.
+    #[error("--signing-key-rotation {0} must be at least 15m; raise it")]
+    KeyRotation(Seconds),
+}
+
+impl RunArgs {
+    /// Resolves the defaults and checks the flags against each other.
+    pub fn settings(self) -> Result<Settings, SettingsError> {
+        let default_audience = self.default_audience.unwrap_or_else(|| self.issuer_url.as_str().to_owned());
+        let mut allowed_audiences: BTreeSet<String> = self.allowed_audiences.into_iter().collect();
+        if allowed_audiences.is_empty() {
+            allowed_audiences.insert(default_audience.clone());
+        }
+        if !allowed_audiences.contains(&default_audience) {
+            return Err(SettingsError::DefaultAudience(default_audience));
+        }
+        let (lifetime, interval) = (self.max_token_lifetime, self.minimum_rotation_interval);
+        if interval < Seconds(1) {
+            return Err(SettingsError::Interval);
+        }
+        if lifetime <= interval {
+            return Err(SettingsError::Lifetime { lifetime, interval });
+        }
+        if self.signing_key_rotation < Seconds::minutes(15) {
+            return Err(SettingsError::KeyRotation(self.signing_key_rotation));
+        }
+        Ok(Settings {
+            issuer_url: self.issuer_url,
+            default_audience,
+            allowed_audiences,
+            minimum_rotation_interval: interval,
+            max_token_lifetime: lifetime,
+            max_clock_skew: self.max_clock_skew,
+            adopt_restored: self.adopt_restored,
+            signing_algorithm: self.signing_algorithm,
+            signing_key_rotation: self.signing_key_rotation,
+            reissue_rate: self.reissue_rate,
+            namespace: self.namespace.namespace,
+            cluster_id: self.cluster_id,
+            workers: self.workers.into(),
+            public_address: self.public_address,
+            ops_address: self.ops_address,
+        })
+    }
+}
+
+/// An issuer identifier (RFC 8414, section 2): a URL that verifiers compare byte by byte, so it is kept as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuerUrl {
+    text: String,
+    path_at: usize,
+}
+
+impl IssuerUrl {
+    /// The URL, as written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Its path: empty, or `/…` without a slash at the end. Letters, digits, `-`, `.`, `_`, `~` and `/` alone, so it
+    /// can be a route.
+    pub fn path(&self) -> &str {
+        &self.text[self.path_at..]
+    }
+}
+
+impl fmt::Display for IssuerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+// The schema of a ledger entry bounds `issuer` and `audiences`; more would be refused by the API server at each issue.
+const ISSUER_LENGTH: usize = 512;
+const AUDIENCE_LENGTH: usize = 256;
+
+impl FromStr for IssuerUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let rest = rest.ok_or("must start with https:// (or http:// for trying it out)")?;
+        if text.len() > ISSUER_LENGTH {
+            return Err("must be at most 512 characters long");
+        }
+        if text.contains(['?', '#']) {
+            return Err("must not have a query or a fragment; remove '?' or '#' and what follows");
+        }
+        if text.ends_with('/') {
+            return Err("must not end with a slash; remove it (verifiers compare the issuer byte by byte)");
+        }
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let valid = authority.parse::<http::uri::Authority>().is_ok_and(|authority| !authority.host().is_empty());
+        if !valid || authority.contains('@') {
+            return Err("must name a host, without user or password, for example https://va.example.com");
+        }
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        let segment = |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(plain);
+        if !path.split('/').skip(1).all(segment) {
+            return Err(
+                "may have a path of letters, digits, '-', '.', '_' and '~' only, without empty or dot segments",
+            );
+        }
+        Ok(Self { path_at: text.len() - path.len(), text: text.to_owned() })
+    }
+}
+
+fn duration(text: &str) -> Result<Seconds, &'static str> {
+    if text == "0" {
+        return Ok(Seconds::ZERO);
+    }
+    Seconds::parse(text, "dhms")
+        .ok_or("not a duration; write a whole number and d, h, m or s, for example 90d, 12h, 5m, 30s")
+}
+
+fn audience(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() || text.len() > AUDIENCE_LENGTH || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err("an audience has 1 to 256 characters, without white space");
+    }
+    Ok(text.to_owned())
+}
+
+fn namespace(text: &str) -> Result<String, &'static str> {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let label =
+        (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-');
+    if label {
+        Ok(text.to_owned())
+    } else {
+        Err("not the name of a namespace (1 to 63 lower-case letters, digits and '-')")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(more: &[&str]) -> Result<Settings, String> {
+        let base = ["vao", "run", "--issuer-url", "https://va.example.com", "--namespace", "vao"];
+        let cli = Cli::try_parse_from(base.iter().chain(more)).map_err(|error| error.to_string())?;
+        match cli.command {
+            Command::Run(args) => args.settings().map_err(|error| error.to_string()),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    fn keys(arguments: &[&str]) -> Result<KeysCommand, String> {
+        let base = ["vao", "keys", "--namespace", "vao"];
+        let cli = Cli::try_parse_from(base.iter().chain(arguments)).map_err(|error| error.to_string())?;
+        match cli.command {
+            Command::Keys(args) => Ok(args.command),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_twin() {
+        use clap::CommandFactory;
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        for flag in run.get_arguments().filter(|flag| flag.get_id() != "help") {
+            let name = flag.get_long().unwrap();
+            let twin = if name == "namespace" {
+                "POD_NAMESPACE".into()
+            } else {
+                format!("VAO_{}", name.replace('-', "_").to_uppercase())
+            };
+            assert_eq!(flag.get_env().and_then(|env| env.to_str()), Some(twin.as_str()), "{name}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_documentation() {
+        let settings = run(&[]).unwrap();
+        let issuer = "https://va.example.com";
+        assert_eq!(
+            settings,
+            Settings {
+                issuer_url: issuer.parse().unwrap(),
+                default_audience: issuer.into(),
+                allowed_audiences: [issuer.to_owned()].into(),
+                minimum_rotation_interval: Seconds::minutes(5),
+                max_token_lifetime: Seconds::days(400),
+                max_clock_skew: Seconds::minutes(2),
+                adopt_restored: false,
+                signing_algorithm: Algorithm::Es256,
+                signing_key_rotation: Seconds::days(90),
+                reissue_rate: 5,
+                namespace: "vao".into(),
+                cluster_id: None,
+                workers: 16,
+                public_address: "0.0.0.0:8080".parse().unwrap(),
+                ops_address: "0.0.0.0:9090".parse().unwrap(),
+            }
+        );
+    }
+
+    #[test]
+    fn flags_are_read() {
+        let settings = run(&[
+            "--default-audience=a",
+            "--allowed-audiences=b,a",
+            "--max-clock-skew=0",
+            "--signing-algorithm=rs256",
+            "--minimum-rotation-interval=10s",
+            "--adopt-restored",
+        ])
+        .unwrap();
+        assert_eq!(settings.allowed_audiences, ["a".to_owned(), "b".to_owned()].into());
+        assert_eq!(settings.max_clock_skew, Seconds::ZERO);
+        assert_eq!(settings.signing_algorithm, Algorithm::Rs256);
+        assert_eq!(settings.minimum_rotation_interval, Seconds(10));
+        assert!(settings.adopt_restored);
+    }
+
+    #[test]
+    fn mistakes_name_the_flag_and_the_cure() {
+        for (flags, flag, cure) in [
+            (&["--default-audience=x", "--allowed-audiences=a"][..], "--default-audience", "add it"),
+            (&["--allowed-audiences=a"], "--default-audience", "add it"),
+            (&["--max-token-lifetime=5m"], "--max-token-lifetime", "raise"),
+            (&["--minimum-rotation-interval=0"], "--minimum-rotation-interval", "at least 1s"),
+            (&["--signing-key-rotation=14m"], "--signing-key-rotation", "raise"),
+            (&["--max-clock-skew=1w"], "--max-clock-skew", "for example 90d"),
+            (&["--max-clock-skew=99999999999h"], "--max-clock-skew", "for example 90d"),
+            (&["--workers=0"], "--workers", "1..=256"),
+            (&["--cluster-id="], "--cluster-id", "value is required"),
+            (&["--allowed-audiences=a,,b"], "--allowed-audiences", "1 to 256"),
+            (&["--ops-address=nowhere"], "--ops-address", "invalid"),
+        ] {
+            let error = run(flags).unwrap_err();
+            assert!(error.contains(flag) && error.contains(cure), "{flags:?}: {error}");
+        }
+        let error =
+            Cli::try_parse_from(["vao", "run", "--issuer-url=ftp://x", "--namespace=vao"]).unwrap_err().to_string();
+        assert!(error.contains("--issuer-url") && error.contains("must start with https://"), "{error}");
+    }
+
+    #[test]
+    fn issuer_urls_are_kept_exactly_or_refused() {
+        for (url, path) in [
+            ("https://va.example.com", ""),
+            ("http://127.0.0.1:8080", ""),
+            ("https://[::1]:8443/a", "/a"),
+            ("https://Example.com/tenants/a.b~c", "/tenants/a.b~c"),
+        ] {
+            let issuer: IssuerUrl = url.parse().unwrap();
+            assert_eq!((issuer.as_str(), issuer.path()), (url, path));
+        }
+        let long = format!("https://va.example.com/{}", "a".repeat(512));
+        for url in [
+            "",
+            "va.example.com",
+            "https://",
+            "https:///a",
+            "https://:80",
+            "https://a b",
+            "https://va.example.com/",
+            "https://va.example.com/a/",
+            "https://va.example.com/a//b",
+            "https://va.example.com/a/../b",
+            "https://va.example.com/{a}",
+            "https://va.example.com/*a",
+            "https://va.example.com/:a",
+            "https://va.example.com/%41",
+            "https://va.example.com?a",
+            "https://va.example.com#a",
+            "https://u:p@va.example.com",
+            &long,
+        ] {
+            assert!(url.parse::<IssuerUrl>().is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn keys_commands_are_read() {
+        assert_eq!(keys(&["list"]).unwrap(), KeysCommand::List);
+        assert_eq!(keys(&["rotate"]).unwrap(), KeysCommand::Rotate);
+        let one = KeysCommand::Compromise { kid: Some("k".into()), all: false };
+        assert_eq!(keys(&["compromise", "k"]).unwrap(), one);
+        assert_eq!(keys(&["compromise", "--all"]).unwrap(), KeysCommand::Compromise { kid: None, all: true });
+        assert_eq!(keys(&["init", "--accept-reissue"]).unwrap(), KeysCommand::Init { accept_reissue: true });
+        for wrong in [&["compromise"][..], &["compromise", "k", "--all"], &[]] {
+            assert!(keys(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! What is counted, and the text that Prometheus scrapes (OpenMetrics).
+//!
+//! Labels are static strings, so that the number of series is bounded; account names appear in the per-account gauges
+//! alone, and those go with the account.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::api::{AccountId, Instant, IssueReason, VirtualAccount};
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    reconciles: Family<ByResult, Counter>,
+    errors: Family<ByReason, Counter>,
+    issued: Family<ByReason, Counter>,
+    writes: Family<ByRequest, Counter>,
+    introspections: Family<ByResult, Counter>,
+    queue_depth: Gauge,
+    keys: Family<ByState, Gauge>,
+    oldest_key: Family<ByState, Gauge>,
+    expiry: Family<Account, Gauge>,
+    next_rotation: Family<Account, Gauge>,
+    info: Family<Info, Gauge>,
+    // The info series of each account: its labels change, and the old series must go.
+    accounts: Mutex<HashMap<AccountId, Info>>,
+}
+
+impl Metrics {
+    /// All metrics at zero; `started` is when the process started.
+    pub fn new(started: Instant) -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            reconciles: Family::default(),
+            errors: Family::default(),
+            issued: Family::default(),
+            writes: Family::default(),
+            introspections: Family::default(),
+            queue_depth: Gauge::default(),
+            keys: Family::default(),
+            oldest_key: Family::default(),
+            expiry: Family::default(),
+            next_rotation: Family::default(),
+            info: Family::default(),
+            accounts: Mutex::default(),
+        };
+        metrics.register(started);
+        metrics
+    }
+
+    fn register(&mut self, started: Instant) {
+        let start = Gauge::<i64>::default();
+        start.set(started.as_unix());
+        self.registry.register("process_start_time_seconds", "When the process started, Unix time", start);
+
+        let ours = self.registry.sub_registry_with_prefix("virtual_account");
+        let build = Family::<Build, Gauge>::default();
+        build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
+        ours.register("build_info", "The version that runs", build);
+        ours.register("reconciles", "Passes over an account, by result", self.reconciles.clone());
+        ours.register("reconcile_errors", "Errors of passes, by reason", self.errors.clone());
+        ours.register("tokens_issued", "Tokens issued, by reason", self.issued.clone());
+        ours.register("api_writes", "Writes to the Kubernetes API, by verb and resource", self.writes.clone());
+        ours.register(
+            "introspections",
+            "Answers of the introspection endpoint, by result",
+            self.introspections.clone(),
+        );
+        ours.register("queue_depth", "Accounts that wait for a pass", self.queue_depth.clone());
+        ours.register("signing_keys", "Signing keys in the ring, by state", self.keys.clone());
+        ours.register(
+            "signing_key_published_timestamp_seconds",
+            "When the oldest signing key in this state was published, Unix time; its age is time() minus this",
+            self.oldest_key.clone(),
+        );
+        ours.register(
+            "token_expiry_timestamp_seconds",
+            "When the account's newest token that is not revoked ends, Unix time",
+            self.expiry.clone(),
+        );
+        ours.register(
+            "next_rotation_timestamp_seconds",
+            "When the account's token is rotated next, Unix time; absent when never",
+            self.next_rotation.clone(),
+        );
+        ours.register("info", "One series for each account: its owner and its Ready condition", self.info.clone());
+    }
+
+    /// A pass ended.
+    pub fn reconciled(&self, result: &'static str) {
+        self.reconciles.get_or_create(&ByResult { result }).inc();
+    }
+
+    /// A pass met an error.
+    pub fn failed(&self, reason: &'static str) {
+        self.errors.get_or_create(&ByReason { reason }).inc();
+    }
+
+    /// A token was issued.
+    pub fn issued(&self, reason: IssueReason) {
+        self.issued.get_or_create(&ByReason { reason: reason_label(reason) }).inc();
+    }
+
+    /// A write was sent to the API server. What we never write is counted as `other`.
+    pub fn wrote(&self, verb: &str, resource: &str) {
+        let known = |table: &[&'static str], name: &str| table.iter().find(|known| **known == name).copied();
+        let verb = known(&VERBS, verb).unwrap_or("other");
+        let resource = known(&RESOURCES, resource).unwrap_or("other");
+        self.writes.get_or_create(&ByRequest { verb, resource }).inc();
+    }
+
+    /// The introspection endpoint answered.
+    pub fn introspected(&self, result: &'static str) {
+        self.introspections.get_or_create(&ByResult { result }).inc();
+    }
+
+    /// How many accounts wait for a pass.
+    pub fn queue_depth(&self, depth: usize) {
+        self.queue_depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
+    }
+
+    /// The keys of the ring: the state and publication of each. States without a key have no age.
+    pub fn keys(&self, keys: impl IntoIterator<Item = (&'static str, Instant)>) {
+        let mut states: HashMap<&'static str, (i64, i64)> = HashMap::new();
+        for (state, published) in keys {
+            let (count, oldest) = states.entry(state).or_insert((0, i64::MAX));
+            *count += 1;
+            *oldest = published.as_unix().min(*oldest);
+        }
+        for state in KEY_STATES {
+            let labels = ByState { state };
+            let (count, oldest) = states.get(state).copied().unwrap_or_default();
+            self.keys.get_or_create(&labels).set(count);
+            if count == 0 {
+                self.oldest_key.remove(&labels);
+            } else {
+                self.oldest_key.get_or_create(&labels).set(oldest);
+            }
+        }
+    }
+
+    /// Shows an account as its status now is.
+    pub fn account(&self, account: &VirtualAccount) {
+        let (Some(namespace), Some(name)) = (&account.metadata.namespace, &account.metadata.name) else { return };
+        let id = AccountId::new(namespace, name);
+        let labels = Account::of(&id);
+        let info = Info::of(&id, account);
+        let status = account.status.as_ref();
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        set(&self.expiry, &labels, status.and_then(|status| status.expires_at));
+        set(&self.next_rotation, &labels, status.and_then(|status| status.next_scheduled_rotation));
+        self.info.get_or_create(&info).set(1);
+        if let Some(before) = accounts.insert(id, info.clone()).filter(|before| *before != info) {
+            self.info.remove(&before);
+        }
+    }
+
+    /// Removes what was shown of an account that is gone.
+    pub fn forget(&self, id: &AccountId) {
+        let labels = Account::of(id);
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        self.expiry.remove(&labels);
+        self.next_rotation.remove(&labels);
+        if let Some(info) = accounts.remove(id) {
+            self.info.remove(&info);
+        }
+    }
+
+    /// The text of a scrape, OpenMetrics 1.0.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+fn set(family: &Family<Account, Gauge>, labels: &Account, instant: Option<Instant>) {
+    match instant {
+        Some(instant) => {
+            family.get_or_create(labels).set(instant.as_unix());
+        }
+        None => {
+            family.remove(labels);
+        }
+    }
+}
+
+const KEY_STATES: [&str; 4] = ["Published", "Active", "Retiring", "Compromised"];
+const VERBS: [&str; 4] = ["create", "update", "patch", "delete"];
+const RESOURCES: [&str; 7] = [
+    "virtualaccounts",
+    "virtualaccounts/status",
+    "secrets",
+    "events",
+    "leases",
+    "tokenreviews",
+    "subjectaccessreviews",
+];
+
+fn reason_label(reason: IssueReason) -> &'static str {
+    match reason {
+        IssueReason::First => "First",
+        IssueReason::Scheduled => "Scheduled",
+        IssueReason::Request => "Request",
+        IssueReason::SpecChange => "SpecChange",
+        IssueReason::Revocation => "Revocation",
+        IssueReason::KeyChange => "KeyChange",
+        IssueReason::LimitChange => "LimitChange",
+        IssueReason::ClockChange => "ClockChange",
+        IssueReason::Adopted => "Adopted",
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByResult {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByRequest {
+    verb: &'static str,
+    resource: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByState {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Account {
+    namespace: String,
+    name: String,
+}
+
+impl Account {
+    fn of(id: &AccountId) -> Self {
+        Self { namespace: id.namespace.clone(), name: id.name.clone() }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Info {
+    namespace: String,
+    name: String,
+    team: String,
+    ready: String,
+    reason: String,
+}
+
+impl Info {
+    fn of(id: &AccountId, account: &VirtualAccount) -> Self {
+        let conditions = account.status.iter().flat_map(|status| &status.conditions);
+        let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+        Self {
+            namespace: id.namespace.clone(),
+            name: id.name.clone(),
+            team: account.spec.owned_by.as_ref().map(|owner| owner.team.clone()).unwrap_or_default(),
+            ready: ready.map_or_else(|| "Unknown".to_owned(), |ready| ready.status.clone()),
+            reason: ready.map(|ready| ready.reason.clone()).unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(ready: &str, next: Option<i64>) -> VirtualAccount {
+        let mut status = serde_json::json!({
+            "expiresAt": "2026-11-22T08:30:00Z",
+            "conditions": [{
+                "type": "Ready", "status": ready, "reason": "Delivered", "message": "",
+                "lastTransitionTime": "2026-11-22T08:30:00Z",
+            }],
+        });
+        if let Some(next) = next {
+            status["nextScheduledRotation"] = serde_json::json!(Instant::from_unix(next).to_string());
+        }
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "virtualaccounts.dev/v1alpha1",
+            "kind": "VirtualAccount",
+            "metadata": {"namespace": "prod", "name": "billing"},
+            "spec": {"permissions": [], "ownedBy": {"team": "payments"}},
+            "status": status,
+        }))
+        .unwrap()
+    }
+
+    #[track_caller]
+    fn assert_lines(metrics: &Metrics, present: &[&str], absent: &[&str]) {
+        let text = metrics.text().unwrap();
+        for line in present {
+            assert!(text.lines().any(|seen| seen == *line), "no line {line} in\n{text}");
+        }
+        for part in absent {
+            assert!(!text.contains(part), "{part} in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn names_are_exact() {
+        let metrics = Metrics::new(Instant::from_unix(7));
+        metrics.reconciled("done");
+        metrics.failed("Conflict");
+        metrics.issued(IssueReason::First);
+        metrics.wrote("update", "virtualaccounts/status");
+        metrics.wrote("steal", "pods");
+        metrics.introspected("active");
+        metrics.queue_depth(3);
+        metrics.keys([
+            ("Active", Instant::from_unix(9)),
+            ("Retiring", Instant::from_unix(5)),
+            ("Retiring", Instant::from_unix(4)),
+        ]);
+        let build = format!("virtual_account_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
+        assert_lines(
+            &metrics,
+            &[
+                "process_start_time_seconds 7",
+                &build,
+                "virtual_account_reconciles_total{result=\"done\"} 1",
+                "virtual_account_reconcile_errors_total{reason=\"Conflict\"} 1",
+                "virtual_account_tokens_issued_total{reason=\"First\"} 1",
+                "virtual_account_api_writes_total{verb=\"update\",resource=\"virtualaccounts/status\"} 1",
+                "virtual_account_api_writes_total{verb=\"other\",resource=\"other\"} 1",
+                "virtual_account_introspections_total{result=\"active\"} 1",
+                "virtual_account_queue_depth 3",
+                "virtual_account_signing_keys{state=\"Retiring\"} 2",
+                "virtual_account_signing_keys{state=\"Published\"} 0",
+                "virtual_account_signing_key_published_timestamp_seconds{state=\"Active\"} 9",
+                "virtual_account_signing_key_published_timestamp_seconds{state=\"Retiring\"} 4",
+            ],
+            &["pods", "published_timestamp_seconds{state=\"Published\"}"],
+        );
+    }
+
+    #[test]
+    fn an_account_has_one_info_series() {
+        let metrics = Metrics::new(Instant::from_unix(7));
+        metrics.account(&account("False", Some(1000)));
+        metrics.account(&account("True", None));
+        let series = "namespace=\"prod\",name=\"billing\"";
+        assert_lines(
+            &metrics,
+            &[
+                &format!("virtual_account_token_expiry_timestamp_seconds{{{series}}} 1795336200"),
+                &format!("virtual_account_info{{{series},team=\"payments\",ready=\"True\",reason=\"Delivered\"}} 1"),
+            ],
+            &["ready=\"False\"", &format!("next_rotation_timestamp_seconds{{{series}}}")],
+        );
+        metrics.account(&account("True", Some(1000)));
+        let next = format!("virtual_account_next_rotation_timestamp_seconds{{{series}}} 1000");
+        assert_lines(&metrics, &[&next], &[]);
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten() {
+        let metrics = Metrics::new(Instant::from_unix(7));
+        metrics.account(&account("True", Some(1000)));
+        metrics.forget(&AccountId::new("prod", "billing"));
+        assert_lines(&metrics, &[], &["billing"]);
+        assert!(metrics.accounts.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn issue_reasons_are_labelled_as_in_the_ledger() {
+        for reason in [IssueReason::First, IssueReason::SpecChange, IssueReason::Adopted, IssueReason::KeyChange] {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason_label(reason));
+        }
+    }
+}
