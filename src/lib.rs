@@ -3,7 +3,9 @@
 //! Data flows one way: [`api`] is parsed into what is desired, the cluster is observed, a pure plan is made, applied,
 //! and the status says what came of it.
 
+pub mod account;
 pub mod api;
+pub mod backoff;
 pub mod config;
 pub mod http;
 pub mod metrics;

@@ -141,7 +141,6 @@ impl<const MIN_DAYS: i64> JsonSchema for DaysOrDuration<MIN_DAYS> {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "x-kubernetes-int-or-string": true,
-            "anyOf": [{"type": "integer"}, {"type": "string"}],
             "minimum": MIN_DAYS,
             "maximum": 3650,
             "maxLength": 6,

@@ -7,7 +7,7 @@ use std::fmt;
 
 mod duration;
 mod instant;
-mod virtual_account;
+pub mod virtual_account;
 
 pub use duration::{DaysOrDuration, Seconds};
 pub use instant::Instant;

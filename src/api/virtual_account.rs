@@ -2,11 +2,14 @@
 //!
 //! `///` comments on fields are what users read in `kubectl explain`; notes for ourselves are `//`.
 
+// The derives repeat each struct inside a function of their own.
+#![allow(unreachable_pub)]
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::core::{CustomResourceExt, ListMerge, Rule};
+use kube::core::CustomResourceExt;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,6 +25,7 @@ use super::{DaysOrDuration, Instant, Seconds};
     group = "virtualaccounts.dev",
     version = "v1alpha1",
     kind = "VirtualAccount",
+    doc = "A non-user account that an application assumes to call other services. Short name: va.",
     plural = "virtualaccounts",
     shortname = "va",
     category = "all",
@@ -161,17 +165,15 @@ pub struct TokenSecret {
     /// More labels for the Secret. The operator's own, `app.kubernetes.io/managed-by` and those of Argo CD and Flux are
     /// refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new(RESERVED_RULE).message("labels under virtualaccounts.dev/, argocd.argoproj.io/, *.toolkit.fluxcd.io/ and app.kubernetes.io/managed-by, app.kubernetes.io/instance are reserved; remove them"))]
     #[x_kube(validation = Rule::new("self.all(k, !format.qualifiedName().validate(k).hasValue() && !format.labelValue().validate(self[k]).hasValue())").message("each must be a valid label key and value (at most 63 letters, digits, '-', '_' and '.')"))]
-    #[schemars(extend("additionalProperties" = {"type": "string", "maxLength": 63}))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     pub labels: Option<BTreeMap<String, String>>,
     /// More annotations for the Secret. The operator's own and those of Argo CD and Flux are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new(RESERVED_RULE).message("annotations under virtualaccounts.dev/, argocd.argoproj.io/, *.toolkit.fluxcd.io/ and kubectl.kubernetes.io/ are reserved; remove them"))]
     #[x_kube(validation = Rule::new("self.all(k, !format.qualifiedName().validate(k.lowerAscii()).hasValue())").message("each key must be a valid annotation key"))]
-    #[schemars(extend("additionalProperties" = {"type": "string", "maxLength": 4096}))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
     pub annotations: Option<BTreeMap<String, String>>,
     /// What becomes of the Secret when the account is deleted or names another Secret. Default: Delete.
     #[serde(default, skip_serializing_if = "Option::is_none")]

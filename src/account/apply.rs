@@ -1,0 +1,286 @@
+//! One pass over an account: observe, plan, do what the plan says, record what came of it.
+//!
+//! Every write is conditional. A conflict is never retried blindly: the Secret and then the account are read, in this
+//! order, and a new plan is made.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
+
+use super::condition::SECRET_NOT_OWNED;
+use super::desired::{Desired, Limits};
+use super::ledger::Ledger;
+use super::observe::{Observed, SecretView, version_number};
+use super::plan::{Act, Block, Plan, SecretStep, plan};
+use super::secret::{Image, SecretMeta, SecretSeen, released, render};
+use super::status::{Outcome, finished, recorded, wake_at};
+use crate::api::{AccountId, DeletionPolicy, Instant, IssueReason, TargetError, VirtualAccount, VirtualAccountStatus};
+use crate::token::Ring;
+
+/// What a pass needs from the outside. The real one is in `controller`; tests simulate one that loses answers, freezes
+/// and reads stale.
+pub trait Cluster: Send + Sync {
+    /// The wall clock.
+    fn now(&self) -> Instant;
+    /// Whether it agrees with the API server's.
+    fn clock_trusted(&self) -> bool;
+    /// An id that no token has.
+    fn fresh_id(&self) -> String;
+    /// The operator's settings.
+    fn limits(&self) -> Arc<Limits>;
+    /// The signing keys, and why they may not sign anew, if so.
+    fn keys(&self) -> (Option<Arc<Ring>>, Option<String>);
+    /// Whether a successor may be issued only because the limits changed.
+    fn may_reissue(&self) -> bool;
+    /// The account: the newer of the watch and our own last write.
+    fn account(&self, id: &AccountId) -> Option<Arc<VirtualAccount>>;
+    /// Our own last write or read of the account; `None`: the answer to a write was lost.
+    fn remember(&self, id: &AccountId, account: Option<&VirtualAccount>);
+    /// What the watch shows of Secrets with the account's label, and the newest version that it has shown.
+    fn secrets(&self, id: &AccountId) -> (Vec<SecretMeta>, u64);
+
+    /// Reads a Secret.
+    fn read_secret(&self, id: &AccountId) -> impl Future<Output = Result<Option<Secret>, CallError>> + Send;
+    /// Reads an account.
+    fn read_account(&self, id: &AccountId) -> impl Future<Output = Result<Option<VirtualAccount>, CallError>> + Send;
+    /// Replaces the status of exactly this version of the account.
+    fn write_status(
+        &self,
+        account: &VirtualAccount,
+        status: VirtualAccountStatus,
+    ) -> impl Future<Output = Result<VirtualAccount, CallError>> + Send;
+    /// Creates a Secret; returns its version.
+    fn create_secret(&self, secret: &Secret) -> impl Future<Output = Result<String, CallError>> + Send;
+    /// Replaces exactly the version that the Secret's metadata names; returns the new one.
+    fn replace_secret(&self, secret: &Secret) -> impl Future<Output = Result<String, CallError>> + Send;
+    /// Deletes exactly this object in exactly this version.
+    fn delete_secret(&self, namespace: &str, meta: &SecretMeta) -> impl Future<Output = Result<(), CallError>> + Send;
+}
+
+/// Why a call did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// Another version, already there, or not there.
+    #[error("the object has changed meanwhile")]
+    Conflict,
+    /// The API server refuses this object: counted on the target.
+    #[error("refused by the API server: {reason}: {message}")]
+    Refused {
+        /// The API server's reason.
+        reason: String,
+        /// The API server's message; holds no content of Secrets.
+        message: String,
+    },
+    /// The API server cannot be reached or is overloaded: nobody's fault, tried again soon.
+    #[error("the API server is not available: {0}")]
+    Unavailable(String),
+}
+
+impl CallError {
+    /// For metrics and events.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Conflict => "Conflict",
+            Self::Refused { .. } => "Refused",
+            Self::Unavailable(_) => "Unavailable",
+        }
+    }
+}
+
+/// What a pass leaves behind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// When the next pass is worth making.
+    pub wake_at: Option<Instant>,
+    /// Why a token was issued, if one was.
+    pub issued: Option<IssueReason>,
+    /// Why something due was not issued.
+    pub block: Option<Block>,
+}
+
+/// How often a pass starts again after a conflict before it gives way to others.
+const ROUNDS: usize = 5;
+
+/// One pass over one account. `Ok(None)`: the account is gone.
+pub async fn pass<C: Cluster>(cluster: &C, id: &AccountId) -> Result<Option<Report>, CallError> {
+    let Some(mut account) = cluster.account(id) else { return Ok(None) };
+    let mut read: Option<Read> = None;
+    for _ in 0..ROUNDS {
+        let desired = Desired::parse(&account, &cluster.limits());
+        read = read.filter(|read| read.name == desired.secret.name);
+        let observed = observe(cluster, &account, &desired, read.as_ref());
+        if let Plan::Act(act) = plan(&desired, &observed, cluster.now()) {
+            let pass = Pass { cluster, desired: &desired, observed: &observed, act: &act };
+            match pass.apply(Arc::clone(&account)).await {
+                Err(CallError::Conflict) => {}
+                done => return done.map(Some),
+            }
+        }
+        let name = desired.secret.name.clone();
+        let secret = cluster.read_secret(&AccountId::new(&id.namespace, &name)).await?;
+        read = Some(Read { name, secret });
+        let Some(newer) = cluster.read_account(id).await? else { return Ok(None) };
+        cluster.remember(id, Some(&newer));
+        account = Arc::new(newer);
+    }
+    Err(CallError::Conflict)
+}
+
+/// A Secret that was read before the account was.
+struct Read {
+    name: String,
+    secret: Option<Secret>,
+}
+
+fn observe<C: Cluster>(cluster: &C, account: &VirtualAccount, desired: &Desired, read: Option<&Read>) -> Observed {
+    let (ring, ring_trouble) = cluster.keys();
+    let (metas, position) = cluster.secrets(&desired.account);
+    let (named, others): (Vec<_>, Vec<_>) = metas.into_iter().partition(|meta| meta.name == desired.secret.name);
+    let secret = match (read, &ring) {
+        (Some(read), Some(ring)) => {
+            SecretView::Read(read.secret.as_ref().map(|secret| Box::new(SecretSeen::read(secret, desired, ring))))
+        }
+        _ => SecretView::Watched { meta: named.into_iter().next(), position },
+    };
+    let status = account.status.clone().filter(|status| status.account.as_ref() == Some(&desired.account.to_string()));
+    Observed {
+        version: version_number(&account.resource_version().unwrap_or_default()),
+        ledger: Ledger::of(status.as_ref(), &desired.account.to_string(), &desired.secret.name),
+        status,
+        secret,
+        strays: others.into_iter().filter(|meta| meta.same_uid(desired)).collect(),
+        ring,
+        ring_trouble,
+        clock_trusted: cluster.clock_trusted(),
+        fresh_id: cluster.fresh_id(),
+        may_reissue: cluster.may_reissue(),
+    }
+}
+
+/// One plan on its way.
+struct Pass<'a, C> {
+    cluster: &'a C,
+    desired: &'a Desired,
+    observed: &'a Observed,
+    act: &'a Act,
+}
+
+impl<C: Cluster> Pass<'_, C> {
+    async fn apply(&self, account: Arc<VirtualAccount>) -> Result<Report, CallError> {
+        let Self { cluster, desired, observed, act } = *self;
+        let mut account = account;
+        if act.record {
+            let status = recorded(desired, observed, act, cluster.now());
+            account = self.write(&account, status).await?;
+        }
+        let (outcome, trouble) = match self.write_secret().await {
+            Ok(outcome) => (outcome, None),
+            Err(CallError::Conflict) => return Err(CallError::Conflict),
+            Err(other) => (Outcome::Untouched, Some(other)),
+        };
+        if self.delivered(&outcome) {
+            self.clear_strays().await?;
+        }
+        let now = cluster.now();
+        let status = finished(desired, observed, act, &outcome, now);
+        let wake_at = wake_at(desired, &status, act.block.as_ref(), now);
+        if account.status.as_ref() != Some(&status) {
+            self.write(&account, status).await?;
+        }
+        match trouble {
+            Some(trouble) => Err(trouble),
+            None => Ok(Report { wake_at, issued: act.issued, block: act.block.clone() }),
+        }
+    }
+
+    // A lost answer leaves it open whether the write took place, so what is remembered is forgotten first.
+    async fn write(
+        &self,
+        account: &VirtualAccount,
+        status: VirtualAccountStatus,
+    ) -> Result<Arc<VirtualAccount>, CallError> {
+        let id = &self.desired.account;
+        self.cluster.remember(id, None);
+        let written = self.cluster.write_status(account, status).await?;
+        self.cluster.remember(id, Some(&written));
+        Ok(Arc::new(written))
+    }
+
+    // A refusal is an outcome of this target; anything else is an error of the pass.
+    async fn write_secret(&self) -> Result<Outcome, CallError> {
+        let written = match &self.act.secret {
+            SecretStep::Keep | SecretStep::Confirm { .. } | SecretStep::Nothing | SecretStep::Wait => {
+                return Ok(Outcome::Untouched);
+            }
+            SecretStep::NotOwned { owner } => return Ok(Outcome::Failed(not_owned(&self.desired.secret.name, owner))),
+            SecretStep::Create(image) => self.cluster.create_secret(&self.render(image, None)?).await,
+            SecretStep::Replace { image, base } => self.cluster.replace_secret(&self.render(image, Some(base))?).await,
+            SecretStep::Recreate { image, base } => self.recreate(image, base).await,
+        };
+        match written {
+            Ok(version) => Ok(Outcome::Delivered { version }),
+            Err(CallError::Refused { reason, message }) => Ok(Outcome::Failed(TargetError { reason, message })),
+            Err(other) => Err(other),
+        }
+    }
+
+    async fn recreate(&self, image: &Image, base: &SecretMeta) -> Result<String, CallError> {
+        let mut secret = self.render(image, Some(base))?;
+        secret.metadata.resource_version = None;
+        secret.metadata.uid = None;
+        self.cluster.delete_secret(&self.desired.account.namespace, base).await?;
+        self.cluster.create_secret(&secret).await
+    }
+
+    // With `base`, the write succeeds only if the Secret still is that very object in that very version.
+    fn render(&self, image: &Image, base: Option<&SecretMeta>) -> Result<Secret, CallError> {
+        let no_key = |error: &dyn std::error::Error| CallError::Unavailable(error.to_string());
+        let ring =
+            self.observed.ring.as_ref().ok_or_else(|| CallError::Unavailable("the key ring is not loaded".into()))?;
+        let mut secret = render(image, self.desired, ring, base).map_err(|error| no_key(&error))?;
+        secret.metadata.resource_version = base.map(|base| base.version.clone());
+        secret.metadata.uid = base.map(|base| base.uid.clone()).filter(|uid| !uid.is_empty());
+        Ok(secret)
+    }
+
+    fn delivered(&self, outcome: &Outcome) -> bool {
+        matches!(outcome, Outcome::Delivered { .. })
+            || matches!(self.act.secret, SecretStep::Keep | SecretStep::Confirm { .. })
+    }
+
+    // Secrets that an earlier spec named. One that has changed meanwhile is looked at again at its watch event.
+    async fn clear_strays(&self) -> Result<(), CallError> {
+        let namespace = &self.desired.account.namespace;
+        for stray in &self.act.strays {
+            let cleared = match self.desired.secret.policy {
+                DeletionPolicy::Delete => self.cluster.delete_secret(namespace, stray).await,
+                DeletionPolicy::Retain => self.release(namespace, stray).await,
+            };
+            match cleared {
+                Ok(()) | Err(CallError::Conflict | CallError::Refused { .. }) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
+    async fn release(&self, namespace: &str, stray: &SecretMeta) -> Result<(), CallError> {
+        match self.cluster.read_secret(&AccountId::new(namespace, &stray.name)).await? {
+            Some(secret) if secret.uid().as_ref() == Some(&stray.uid) => {
+                self.cluster.replace_secret(&released(&secret, &self.desired.account)).await.map(|_| ())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn not_owned(name: &str, owner: &str) -> TargetError {
+    TargetError {
+        reason: SECRET_NOT_OWNED.into(),
+        message: format!(
+            "Secret {name} belongs to {owner} and is left alone; set spec.tokenSecret.name to another name, or delete that Secret"
+        ),
+    }
+}

@@ -1,0 +1,259 @@
+//! The ledger's own rules: the order of entries, which token targets hold, phases and grace ends, adoption.
+//! Pure; `plan` decides with it what to do, `status` what to record. Each rule names its number in the protocol
+//! (docs/protocol.md).
+
+use std::collections::BTreeSet;
+
+use crate::api::{Entry, Instant, IssueReason, Phase, Seconds, VirtualAccountStatus};
+use crate::token::Standing;
+
+/// At most this many entries.
+pub const CAPACITY: usize = 10;
+/// From this many on, requests and spec changes wait.
+pub const SOFT_CAPACITY: usize = 8;
+/// How many handled rotate requests are remembered.
+const REQUESTS_REMEMBERED: usize = 8;
+/// A newest entry issued further ahead than this is replaced, and never adopted.
+pub const FUTURE: Seconds = Seconds::minutes(5);
+
+/// What the status records about tokens: the part that a write-ahead write carries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Newest first; `issued_at` strictly decreasing.
+    pub entries: Vec<Entry>,
+    /// What the token Secret holds, as recorded.
+    pub secret: Hold,
+    /// Handled rotate requests, the newest first.
+    pub handled: Vec<String>,
+}
+
+/// What one target holds, as recorded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hold {
+    /// The token's id; `None`: nothing yet.
+    pub jti: Option<String>,
+    /// The target's version when it was last written or checked.
+    pub version: Option<String>,
+}
+
+/// A Secret's content, read back into entries (only what verifies and signs again to the same bytes).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// `token`
+    pub token: Option<Entry>,
+    /// `previous-token`
+    pub previous: Option<Entry>,
+    /// The last handled rotate request when it was written.
+    pub handled: Option<String>,
+    /// The Secret's version.
+    pub version: String,
+}
+
+impl Ledger {
+    /// As a status records it. A status of another account, or a hold of a Secret with another name, counts as lost.
+    pub fn of(status: Option<&VirtualAccountStatus>, account: &str, secret_name: &str) -> Self {
+        let Some(status) = status.filter(|status| status.account.as_deref() == Some(account)) else {
+            return Self::default();
+        };
+        let mut entries = status.jwts.clone();
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.issued_at));
+        let mut ids = BTreeSet::new();
+        entries.retain(|entry| ids.insert(entry.id.clone()));
+        let secret = status.token_secret.as_ref().filter(|secret| secret.name == secret_name);
+        Self {
+            entries,
+            secret: secret.map_or_else(Hold::default, |secret| Hold {
+                jti: secret.jwt_id.clone(),
+                version: secret.resource_version.clone(),
+            }),
+            handled: status.handled_rotate_requests.clone(),
+        }
+    }
+
+    /// The newest entry: the one that is delivered.
+    pub fn newest(&self) -> Option<&Entry> {
+        self.entries.first()
+    }
+
+    /// The entry with this id.
+    pub fn entry(&self, jti: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.id == jti)
+    }
+
+    /// The oldest token that any target holds: entries below it have a successor everywhere. A target that holds
+    /// nothing, or something unknown, counts as the beginning of time (rule 3, *m*).
+    fn held_by_all(&self) -> Instant {
+        let held = self.secret.jti.as_deref().and_then(|jti| self.entry(jti));
+        held.map_or(Instant::from_unix(0), |entry| entry.issued_at)
+    }
+
+    fn holds(&self, jti: &str) -> bool {
+        self.secret.jti.as_deref() == Some(jti)
+    }
+
+    /// Whether every target holds the newest token.
+    pub fn delivered(&self) -> bool {
+        self.newest().is_some_and(|newest| self.holds(&newest.id))
+    }
+
+    /// Phases, grace ends and what leaves, at `now` (rule 3). With an untrusted clock nothing is superseded or retired.
+    #[must_use]
+    pub fn settled(&self, now: Instant, skew: Seconds, trusted: bool) -> Self {
+        let m = self.held_by_all();
+        let mut entries = Vec::with_capacity(self.entries.len());
+        for (at, entry) in self.entries.iter().enumerate() {
+            let entry = if trusted || entry.issued_at >= m { self.phased(entry, m, now) } else { entry.clone() };
+            let leaves = at > 0 && self.leaves(&entry, m, now, skew, trusted);
+            if !leaves {
+                entries.push(entry);
+            }
+        }
+        Self { entries, ..self.clone() }
+    }
+
+    fn phased(&self, entry: &Entry, m: Instant, now: Instant) -> Entry {
+        let mut entry = entry.clone();
+        if entry.phase == Phase::Revoked {
+            return entry;
+        }
+        if entry.grace_ends_at.is_none() && entry.issued_at < m {
+            let newer = self.entries.iter().filter(|other| other.issued_at > entry.issued_at && other.issued_at <= m);
+            let grace = newer.map(|other| other.grace).min().unwrap_or_default();
+            entry.grace_ends_at = Some((now + grace).min(entry.expires_at));
+        }
+        entry.phase = match entry.grace_ends_at {
+            Some(_) => Phase::Superseded,
+            None if entry.issued_at == m => Phase::Current,
+            None => Phase::Pending,
+        };
+        entry
+    }
+
+    fn leaves(&self, entry: &Entry, m: Instant, now: Instant, skew: Seconds, trusted: bool) -> bool {
+        let held = self.holds(&entry.id);
+        if entry.phase == Phase::Revoked {
+            return !held && entry.issued_at < m;
+        }
+        let grace_over = entry.grace_ends_at.is_some_and(|end| now >= end + skew);
+        let expired = !held && now >= entry.expires_at + skew;
+        trusted && (grace_over || expired)
+    }
+
+    /// The entry that is delivered as `previous-token` beside the newest: the newest older one that is still good.
+    pub fn previous(&self, now: Instant, usable: impl Fn(&Entry) -> bool) -> Option<&Entry> {
+        self.entries.iter().skip(1).find(|entry| {
+            let ends = entry.grace_ends_at.map_or(entry.expires_at, |end| end.min(entry.expires_at));
+            entry.phase != Phase::Revoked && now < ends && usable(entry)
+        })
+    }
+
+    /// Whether the Secret may still hold, as `previous-token`, something that must go: a revoked token, or one that
+    /// leaves the ledger now and has no living entry above it that took its place.
+    pub fn previous_is_over(&self, now: Instant, skew: Seconds, trusted: bool) -> bool {
+        let settled = self.settled(now, skew, trusted);
+        let mut older = self.entries.iter().skip(1);
+        older.any(|entry| {
+            let newer_lives = self.previous(now, |_| true).is_some_and(|p| p.issued_at > entry.issued_at);
+            let leaving = settled.entry(&entry.id).is_none() && !newer_lives;
+            entry.phase == Phase::Revoked || leaving
+        })
+    }
+
+    /// Marks as `Revoked` what the spec names and what a compromised key has signed.
+    pub fn revoke(&mut self, revoked: &BTreeSet<String>, standing: impl Fn(&Entry) -> Standing) {
+        for entry in &mut self.entries {
+            if revoked.contains(&entry.id) || standing(entry) == Standing::Compromised {
+                entry.phase = Phase::Revoked;
+            }
+        }
+    }
+
+    /// Remembers a handled rotate request.
+    pub fn handle(&mut self, request: &str) {
+        self.handled.insert(0, request.to_owned());
+        self.handled.truncate(REQUESTS_REMEMBERED);
+    }
+
+    /// Takes over what a Secret just read holds and the ledger lacks ("Lost or rolled-back status"). `request` is the
+    /// rotate annotation's value.
+    pub fn adopt(&mut self, carried: &Carried, request: Option<&str>, revoked: &BTreeSet<String>, now: Instant) {
+        self.count_newer_content(carried);
+        let held = self.secret.jti.as_deref().and_then(|jti| self.entry(jti));
+        let newest_held = held.map(|entry| entry.issued_at);
+        let unknown = |entry: &&Entry| {
+            now < entry.expires_at
+                && entry.issued_at <= now + FUTURE
+                && !revoked.contains(&entry.id)
+                && self.entry(&entry.id).is_none()
+                && newest_held.is_none_or(|newest| entry.issued_at > newest)
+        };
+        let mut adopted: Vec<Entry> =
+            [&carried.token, &carried.previous].into_iter().flatten().filter(unknown).cloned().collect();
+        adopted.dedup_by(|a, b| a.issued_at == b.issued_at);
+        let Some(first) = adopted.first() else { return };
+        if carried.token.as_ref() == Some(first) {
+            self.secret.jti = Some(first.id.clone());
+        }
+        let (from, holds) = (first.issued_at, self.secret.jti.clone());
+        self.entries.retain(|entry| {
+            let gives_way = entry.issued_at >= from || adopted.iter().any(|a| a.issued_at == entry.issued_at);
+            !gives_way || holds.as_ref() == Some(&entry.id)
+        });
+        self.entries.extend(adopted);
+        self.entries.sort_by_key(|entry| std::cmp::Reverse(entry.issued_at));
+        self.drop_surplus();
+        if let Some(request) =
+            request.filter(|request| carried.handled.as_deref() == Some(request) && !self.handles(request))
+        {
+            self.handle(request);
+        }
+    }
+
+    // Content just read from the Secret counts only if it is newer than what is recorded.
+    fn count_newer_content(&mut self, carried: &Carried) {
+        let Some(read) = carried.token.as_ref().and_then(|token| self.entry(&token.id)) else { return };
+        let recorded = self.secret.jti.as_deref().and_then(|jti| self.entry(jti));
+        if recorded.is_none_or(|recorded| read.issued_at > recorded.issued_at) {
+            self.secret.jti = Some(read.id.clone());
+        }
+    }
+
+    // Adoption may meet a full, older ledger: the oldest that nobody holds go first.
+    fn drop_surplus(&mut self) {
+        while self.entries.len() > CAPACITY {
+            let Some(at) = self.entries.iter().rposition(|entry| !self.holds(&entry.id)) else { return };
+            self.entries.remove(at);
+        }
+    }
+
+    /// Whether this request was acted on.
+    pub fn handles(&self, request: &str) -> bool {
+        self.handled.iter().any(|handled| handled == request)
+    }
+
+    /// Makes room for a successor of a revoked token: an undelivered `Revoked` entry that the spec names, else the
+    /// oldest `Superseded`, leaves.
+    pub fn make_room(&mut self, revoked: &BTreeSet<String>) {
+        if self.entries.len() < CAPACITY {
+            return;
+        }
+        let spent =
+            |entry: &Entry| entry.phase == Phase::Revoked && revoked.contains(&entry.id) && !self.holds(&entry.id);
+        let at = self.entries.iter().rposition(spent);
+        let at = at.or_else(|| self.entries.iter().rposition(|entry| entry.phase == Phase::Superseded));
+        if let Some(at) = at {
+            self.entries.remove(at);
+        }
+    }
+
+    /// When the next entry leaves by itself.
+    pub fn next_leave(&self, skew: Seconds) -> Option<Instant> {
+        let older = self.entries.iter().skip(1);
+        older.map(|entry| entry.grace_ends_at.unwrap_or(entry.expires_at).min(entry.expires_at) + skew).min()
+    }
+
+    /// When the last successor for a spec change was issued.
+    pub fn last_spec_change(&self) -> Option<Instant> {
+        self.entries.iter().filter(|entry| entry.reason == IssueReason::SpecChange).map(|entry| entry.issued_at).max()
+    }
+}

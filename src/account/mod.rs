@@ -1,0 +1,23 @@
+//! The heart: from a manifest to a delivered token.
+//!
+//! ```text
+//!  VirtualAccount --desired--> Desired --+
+//!  Secret, status, key ring -> Observed -+- plan(desired, observed, now) -> Plan -> apply -> Outcome -+
+//!                                                                                                      |
+//!                              status::finished(desired, observed, plan, outcome, now) <---------------+
+//! ```
+//!
+//! [`schedule`], [`ledger`], [`plan`] and [`status`] are pure; [`apply`] does what a plan says; [`controller`] decides
+//! when a pass runs.
+
+pub mod apply;
+pub mod condition;
+pub mod desired;
+#[cfg(test)]
+pub(crate) mod fixtures;
+pub mod ledger;
+pub mod observe;
+pub mod plan;
+pub mod schedule;
+pub mod secret;
+pub mod status;

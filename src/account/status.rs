@@ -1,0 +1,185 @@
+//! What a pass writes into the status: before the delivery ([`recorded`]) and after it ([`finished`]). Pure.
+
+use super::condition::{Facts, conditions, issuing, token_ending};
+use super::desired::Desired;
+use super::ledger::{Hold, Ledger};
+use super::observe::Observed;
+use super::plan::{Act, Block, SecretStep, retry_cap};
+use crate::api::{Instant, Phase, Seconds, TargetError, TokenSecretStatus, VirtualAccountStatus};
+use crate::backoff;
+use crate::token::Standing;
+
+/// What came of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The Secret holds the image; this is its version.
+    Delivered {
+        /// `resourceVersion` after the write.
+        version: String,
+    },
+    /// Nothing was tried, or what failed is shared by all accounts and not counted on this one.
+    Untouched,
+    /// The attempt failed.
+    Failed(TargetError),
+}
+
+/// The status of the write-ahead write: the ledger and what follows from it. Conditions stay, but at first issue.
+pub fn recorded(desired: &Desired, observed: &Observed, act: &Act, now: Instant) -> VirtualAccountStatus {
+    let mut status = with_ledger(desired, observed, &act.ledger, act.block.as_ref(), now);
+    let held = &act.ledger.secret;
+    if *held != Hold::default() {
+        let before = observed.secret_status(&desired.secret.name).cloned().unwrap_or_default();
+        status.token_secret = Some(TokenSecretStatus {
+            name: desired.secret.name.clone(),
+            jwt_id: held.jti.clone(),
+            resource_version: held.version.clone(),
+            ..before
+        });
+    }
+    if observed.ledger.entries.is_empty() && act.issued.is_some() {
+        status.conditions = issuing(&status.conditions, desired.generation, now);
+    }
+    status
+}
+
+/// The status after the deliveries; `now` was read after the last of them.
+pub fn finished(
+    desired: &Desired,
+    observed: &Observed,
+    act: &Act,
+    outcome: &Outcome,
+    now: Instant,
+) -> VirtualAccountStatus {
+    let ledger = ledger_after(desired, observed, act, outcome, now);
+    let mut status = with_ledger(desired, observed, &ledger, act.block.as_ref(), now);
+    status.token_secret = Some(secret_after(desired, observed, act, &ledger, outcome, now));
+    let facts = Facts {
+        desired,
+        observed,
+        ledger: &ledger,
+        block: act.block.as_ref(),
+        secret: status.token_secret.as_ref(),
+        now,
+    };
+    status.conditions = conditions(&status.conditions, &facts);
+    status.observed_generation = Some(desired.generation);
+    status
+}
+
+/// The ledger after the deliveries.
+pub fn ledger_after(desired: &Desired, observed: &Observed, act: &Act, outcome: &Outcome, now: Instant) -> Ledger {
+    let mut ledger = act.ledger.clone();
+    match (outcome, &act.secret) {
+        (Outcome::Delivered { version }, _) | (_, SecretStep::Confirm { version }) => {
+            ledger.secret.jti = ledger.newest().map(|newest| newest.id.clone());
+            ledger.secret.version = Some(version.clone());
+        }
+        _ => {}
+    }
+    ledger.settled(now, desired.limits.max_clock_skew, observed.clock_trusted)
+}
+
+/// When the next pass is worth making, if nothing else happens.
+pub fn wake_at(
+    desired: &Desired,
+    status: &VirtualAccountStatus,
+    block: Option<&Block>,
+    now: Instant,
+) -> Option<Instant> {
+    let skew = desired.limits.max_clock_skew;
+    let older = status.jwts.iter().skip(1);
+    let leaving = older.map(|entry| entry.grace_ends_at.unwrap_or(entry.expires_at).min(entry.expires_at) + skew);
+    let newest = status.jwts.first().map(|newest| newest.expires_at);
+    let retry = status.token_secret.as_ref().and_then(|secret| secret.next_attempt_at);
+    let blocked = match block {
+        Some(Block::TooSoon(at)) => Some(*at),
+        Some(Block::ReissueRate) => Some(now + Seconds(1)),
+        Some(Block::Clock) => Some(now + CLOCK_RECHECK),
+        _ => None,
+    };
+    let single =
+        [newest, retry, blocked, status.next_scheduled_rotation, desired.schedule.end, token_ending(desired, status)];
+    leaving.chain(single.into_iter().flatten()).filter(|instant| *instant > now).min()
+}
+
+/// How often an untrusted clock is looked at again.
+const CLOCK_RECHECK: Seconds = Seconds(10);
+
+fn with_ledger(
+    desired: &Desired,
+    observed: &Observed,
+    ledger: &Ledger,
+    block: Option<&Block>,
+    now: Instant,
+) -> VirtualAccountStatus {
+    let live = ledger.entries.iter().find(|entry| entry.phase != Phase::Revoked);
+    VirtualAccountStatus {
+        account: Some(desired.account.to_string()),
+        jwt_id: live.map(|entry| entry.id.clone()),
+        expires_at: live.map(|entry| entry.expires_at),
+        next_scheduled_rotation: next_rotation(desired, observed, ledger, block, now),
+        rotation: Some(desired.rotation()),
+        jwts: ledger.entries.clone(),
+        handled_rotate_requests: ledger.handled.clone(),
+        ..observed.status.clone().unwrap_or_default()
+    }
+}
+
+// Absent when nothing will rotate; with a full ledger, when the next entry leaves.
+fn next_rotation(
+    desired: &Desired,
+    observed: &Observed,
+    ledger: &Ledger,
+    block: Option<&Block>,
+    now: Instant,
+) -> Option<Instant> {
+    let newest = ledger.newest().filter(|newest| newest.phase != Phase::Revoked)?;
+    let missing = observed.standing(newest) == Standing::Missing;
+    if !desired.may_issue(now) || missing {
+        return None;
+    }
+    match block {
+        Some(Block::LedgerFull(leaves)) => *leaves,
+        _ => desired.schedule.due(newest),
+    }
+}
+
+fn secret_after(
+    desired: &Desired,
+    observed: &Observed,
+    act: &Act,
+    ledger: &Ledger,
+    outcome: &Outcome,
+    now: Instant,
+) -> TokenSecretStatus {
+    let name = desired.secret.name.clone();
+    let before = observed.secret_status(&name).cloned().unwrap_or_default();
+    let held = TokenSecretStatus {
+        name,
+        jwt_id: ledger.secret.jti.clone(),
+        resource_version: ledger.secret.version.clone(),
+        ..TokenSecretStatus::default()
+    };
+    match (outcome, &act.secret) {
+        (Outcome::Failed(error), _) => {
+            let failures = before.failures.unwrap_or_default().saturating_add(1);
+            let delay = backoff::delay(failures.unsigned_abs(), retry_cap(desired), &desired.uid);
+            TokenSecretStatus {
+                failures: Some(failures),
+                next_attempt_at: Some(now + delay),
+                error: Some(error.clone()),
+                ..held
+            }
+        }
+        (
+            Outcome::Untouched,
+            SecretStep::Wait | SecretStep::Create(_) | SecretStep::Replace { .. } | SecretStep::Recreate { .. },
+        ) => TokenSecretStatus {
+            failures: before.failures,
+            next_attempt_at: before.next_attempt_at,
+            error: before.error,
+            ..held
+        },
+        _ => held,
+    }
+}
