@@ -31,11 +31,12 @@ struct Inner<K> {
     unreadable: BTreeSet<AccountId>,
     heard: Option<Instant>,
     broken: Option<Instant>,
+    shown: u64,
 }
 
 impl<K> Default for Cache<K> {
     fn default() -> Self {
-        let inner = Inner { objects: HashMap::new(), unreadable: BTreeSet::new(), heard: None, broken: None };
+        let inner = Inner { objects: HashMap::new(), unreadable: BTreeSet::new(), heard: None, broken: None, shown: 0 };
         Self { inner: RwLock::new(inner) }
     }
 }
@@ -87,8 +88,15 @@ impl<K> Cache<K> {
         self.read().broken.map(|at| at.elapsed())
     }
 
-    pub(super) fn heard(&self) {
-        self.write().heard = Some(Instant::now());
+    /// The version up to which the cache shows everything: an object with a newer one is not missing, the watch lags.
+    pub fn shown(&self) -> u64 {
+        self.read().shown
+    }
+
+    pub(super) fn heard(&self, version: &str) {
+        let mut inner = self.write();
+        inner.heard = Some(Instant::now());
+        inner.shown = inner.shown.max(self::version(version));
     }
 
     pub(super) fn broke(&self) {
@@ -112,7 +120,7 @@ impl<K> Cache<K> {
 impl<K: Resource<DynamicType = ()>> Cache<K> {
     /// Takes a full list as the truth, whatever the versions say (they fall when a backup of etcd is restored), and
     /// tells the difference: all that vanished, then all that there is.
-    pub(super) fn replace(&self, items: Vec<Item<K>>) -> Vec<Change<K>> {
+    pub(super) fn replace(&self, items: Vec<Item<K>>, version: &str) -> Vec<Change<K>> {
         let mut objects = HashMap::with_capacity(items.len());
         let mut unreadable = BTreeSet::new();
         for item in items {
@@ -125,6 +133,7 @@ impl<K: Resource<DynamicType = ()>> Cache<K> {
         let before = std::mem::replace(&mut inner.objects, objects);
         inner.unreadable = unreadable;
         inner.heard = Some(Instant::now());
+        inner.shown = self::version(version);
         let vanished = before.into_iter().filter(|(key, _)| !inner.objects.contains_key(key));
         let vanished = vanished.map(|(_, object)| Change::Deleted(object));
         let present = inner.objects.values().cloned().map(Change::Applied);

@@ -177,7 +177,7 @@ where
                 break page.metadata.resource_version;
             }
         };
-        for change in self.cache.replace(items) {
+        for change in self.cache.replace(items, &version) {
             report(change);
         }
         Ok(version)
@@ -227,22 +227,22 @@ where
         position: &mut Position,
         report: &impl Fn(Change<K>),
     ) -> Result<(), End> {
-        let change = match event {
+        let (version, change) = match event {
             WatchEvent::Added(item) | WatchEvent::Modified(item) => {
                 position.advance(item.version())?;
-                self.cache.apply(self.pruned(item))
+                (item.version().to_owned(), self.cache.apply(self.pruned(item)))
             }
             WatchEvent::Deleted(item) => {
                 position.advance(item.version())?;
-                self.cache.remove(&item)
+                (item.version().to_owned(), self.cache.remove(&item))
             }
             WatchEvent::Bookmark(bookmark) => {
                 position.advance(&bookmark.metadata.resource_version)?;
-                None
+                (bookmark.metadata.resource_version, None)
             }
             WatchEvent::Error(status) => return Err(kube::Error::Api(status).into()),
         };
-        self.cache.heard();
+        self.cache.heard(&version);
         if let Some(change) = change {
             report(change);
         }
