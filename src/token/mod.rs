@@ -9,8 +9,11 @@ use std::fmt;
 use zeroize::Zeroizing;
 
 mod claims;
+mod commands;
+mod custody;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod keeper;
 mod request;
 mod ring;
 mod rotation;
@@ -18,6 +21,9 @@ mod sign;
 mod verify;
 
 pub use claims::{Audience, Claims, DeriveError, derive, entry_of, fresh_jti};
+pub use commands::{CommandError, KeysCommand, keys};
+pub use custody::{Ledgers, RingNotice, RingState, RingTrouble, SECRET_NAME};
+pub use keeper::{Keeper, Tell};
 pub use request::{Action, REQUEST_ANNOTATION, Request, add_request, read_requests};
 pub use ring::{Key, KeyState, MAX_KEYS, Ring, RingError, Standing};
 pub use rotation::{Advance, Fresh, InUse, RingEvent, RingSettings};
