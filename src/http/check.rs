@@ -72,12 +72,14 @@ impl Active {
     }
 }
 
-/// No answer "active".
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// No answer "active". The text is for the one who holds the token (`verify`), never for a caller of the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotActive {
     /// The token is not good.
+    #[error("{0}")]
     Refused(Refusal),
     /// Nobody can say now; ask again.
+    #[error("the token cannot be checked now: {0}")]
     Unavailable(&'static str),
 }
 
