@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::api::Seconds;
-use crate::token::Algorithm;
+use crate::token::{Algorithm, KeysCommand};
 
 mod issuer_url;
 
@@ -67,30 +67,6 @@ pub struct KeysArgs {
     pub command: KeysCommand,
 }
 
-/// What can be done with the signing keys. All but `list` leave a request that the running operator carries out.
-#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
-pub enum KeysCommand {
-    /// Shows every key with its algorithm, state and instants.
-    List,
-    /// Lets the standby key take over now, as the schedule would.
-    Rotate,
-    /// Ends a key at once: each of its tokens is refused and replaced.
-    #[command(group(clap::ArgGroup::new("which").required(true).args(["kid", "all"])))]
-    Compromise {
-        /// The key's id, as `keys list` shows it; also one that is gone from the ring.
-        kid: Option<String>,
-        /// Every key of the ring.
-        #[arg(long)]
-        all: bool,
-    },
-    /// Makes a new key ring after the old one was lost. Restoring a backup is better.
-    Init {
-        /// Says that the lost keys are gone for good: all tokens that they signed are replaced.
-        #[arg(long)]
-        accept_reissue: bool,
-    },
-}
-
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
@@ -116,9 +92,6 @@ pub struct RunArgs {
     /// Audiences that accounts may name, separated by commas. [default: the default audience]
     #[arg(long, env = "VAO_ALLOWED_AUDIENCES", value_name = "AUDIENCE,…", value_delimiter = ',', value_parser = audience)]
     allowed_audiences: Vec<String>,
-    /// Names this cluster in stores that several clusters share. [default: the uid of namespace kube-system]
-    #[arg(long, env = "VAO_CLUSTER_ID", value_name = "ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    cluster_id: Option<String>,
     /// No account rotates by schedule or by an edit more often than this.
     #[arg(long, env = "VAO_MINIMUM_ROTATION_INTERVAL", value_name = "DURATION", default_value = "5m", value_parser = duration)]
     minimum_rotation_interval: Seconds,
@@ -177,8 +150,6 @@ pub struct Settings {
     pub reissue_rate: u32,
     /// The operator's own namespace.
     pub namespace: String,
-    /// The cluster's name in shared stores; none: the uid of namespace `kube-system`, which only the cluster knows.
-    pub cluster_id: Option<String>,
     /// Passes at the same time.
     pub workers: usize,
     /// Where the public listener binds.
@@ -244,7 +215,6 @@ impl RunArgs {
             signing_key_rotation: self.signing_key_rotation,
             reissue_rate: self.reissue_rate,
             namespace: self.namespace.namespace,
-            cluster_id: self.cluster_id,
             workers: self.workers.into(),
             public_address: self.public_address,
             ops_address: self.ops_address,
@@ -343,7 +313,6 @@ mod tests {
                 signing_key_rotation: Seconds::days(90),
                 reissue_rate: 5,
                 namespace: "vao".into(),
-                cluster_id: None,
                 workers: 16,
                 public_address: "0.0.0.0:8080".parse().unwrap(),
                 ops_address: "0.0.0.0:9090".parse().unwrap(),
@@ -380,7 +349,6 @@ mod tests {
             (&["--max-clock-skew=1w"], "--max-clock-skew", "for example 90d"),
             (&["--max-clock-skew=99999999999h"], "--max-clock-skew", "for example 90d"),
             (&["--workers=0"], "--workers", "1..=256"),
-            (&["--cluster-id="], "--cluster-id", "value is required"),
             (&["--allowed-audiences=a,,b"], "--allowed-audiences", "1 to 256"),
             (&["--ops-address=nowhere"], "--ops-address", "invalid"),
         ] {

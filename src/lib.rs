@@ -13,6 +13,8 @@ pub mod events;
 pub mod http;
 pub mod metrics;
 pub mod queue;
+pub mod run;
 pub mod telemetry;
 pub mod token;
+pub mod verify;
 pub mod watch;

@@ -9,11 +9,10 @@ use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use jiff::civil::Date;
-use jiff::tz::TimeZone;
 use moka::future::Cache;
 use tokio::sync::Mutex;
 
+use crate::account::schedule::account_end;
 use crate::api::{AccountId, Entry, Instant, VirtualAccount};
 use crate::token::{AccountView, Refusal, Ring, Verified, against_ledger, strict};
 
@@ -238,13 +237,6 @@ fn view<'a>(id: &'a AccountId, account: &'a VirtualAccount) -> AccountView<'a> {
         deleting: account.metadata.deletion_timestamp.is_some(),
         end: account.spec.expiration_date.as_deref().and_then(account_end),
     }
-}
-
-/// The end of an account: 00:00:00Z of the day after its last one. None if the date is none, which the schema refuses.
-fn account_end(date: &str) -> Option<Instant> {
-    let date: Date = date.parse().ok()?;
-    let midnight = date.tomorrow().and_then(|day| day.to_zoned(TimeZone::UTC));
-    Some(midnight.map_or(Instant::MAX, |midnight| Instant::from_unix(midnight.timestamp().as_second())))
 }
 
 #[cfg(test)]
@@ -525,11 +517,4 @@ pub(super) mod tests {
         assert!(unavailable(&check.check(&token(&entry())).await));
     }
 
-    #[test]
-    fn an_account_ends_with_its_last_day() {
-        let midnight: Instant = "2028-03-01T00:00:00Z".parse().unwrap();
-        assert_eq!(account_end("2028-02-29"), Some(midnight));
-        assert_eq!(account_end("9999-12-31"), Some(Instant::MAX));
-        assert_eq!(account_end("2027-02-30"), None);
-    }
 }
