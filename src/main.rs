@@ -47,7 +47,10 @@ fn crd() -> anyhow::Result<()> {
 
 async fn keys(arguments: KeysArgs) -> anyhow::Result<()> {
     let (client, _) = connect().await?;
-    println!("{}", token::keys(arguments.command, client, &arguments.namespace.namespace, clock::now).await?.trim_end());
+    println!(
+        "{}",
+        token::keys(arguments.command, client, &arguments.namespace.namespace, clock::now).await?.trim_end()
+    );
     Ok(())
 }
 
@@ -62,6 +65,7 @@ async fn check(arguments: VerifyArgs) -> anyhow::Result<()> {
 
 async fn connect() -> anyhow::Result<(kube::Client, ServerClock)> {
     let server_clock = ServerClock::new();
-    let client = client::connect(server_clock.clone(), Arc::new(|_, _| {})).await.context("cannot connect to the API server")?;
+    let client =
+        client::connect(server_clock.clone(), Arc::new(|_, _| {})).await.context("cannot connect to the API server")?;
     Ok((client, server_clock))
 }

@@ -19,6 +19,7 @@ use crate::account::controller::{Controller, Parts, Seen};
 use crate::account::desired::Limits;
 use crate::account::kubernetes::Kubernetes;
 use crate::api::{AccountId, Seconds, VirtualAccount};
+use crate::client;
 use crate::clock::{self, ServerClock};
 use crate::config::Settings;
 use crate::events::{self, Events, Notice, Severity};
@@ -27,7 +28,6 @@ use crate::http::check::{Accounts, Check, ReadError};
 use crate::http::{Bound, discovery, introspect, ops};
 use crate::metrics::Metrics;
 use crate::token::{Keeper, RingNotice, RingSettings, RingState, SECRET_NAME, Tell};
-use crate::client;
 
 /// A key is in the JWKS this long before it signs: verifiers cache up to 10 minutes.
 const KEY_LEAD: Seconds = Seconds::minutes(15);
@@ -89,11 +89,8 @@ pub fn limits(settings: &Settings) -> Arc<Limits> {
 }
 
 fn keeper(settings: &Settings, client: &Client, seen: &Arc<Seen>, events: &Events) -> (Keeper, Receiver<RingState>) {
-    let ring = RingSettings {
-        rotation: settings.signing_key_rotation,
-        algorithm: settings.signing_algorithm,
-        lead: KEY_LEAD,
-    };
+    let ring =
+        RingSettings { rotation: settings.signing_key_rotation, algorithm: settings.signing_algorithm, lead: KEY_LEAD };
     let tell = tell(events.clone(), settings.namespace.clone());
     Keeper::new(client.clone(), &settings.namespace, ring, Arc::clone(seen) as _, clock::now, tell)
 }
@@ -112,7 +109,8 @@ fn tell(events: Events, namespace: String) -> Tell {
             namespace: Some(namespace.clone()),
             ..ObjectReference::default()
         };
-        events.publish_about(about, Notice { type_, reason: notice.reason, action: "KeepKeys", message: notice.message });
+        events
+            .publish_about(about, Notice { type_, reason: notice.reason, action: "KeepKeys", message: notice.message });
     })
 }
 
@@ -180,7 +178,12 @@ pub async fn read(kubernetes: &Kubernetes, id: &AccountId) -> Result<Option<Virt
     })
 }
 
-async fn gauges(metrics: Arc<Metrics>, keys: Receiver<RingState>, controller: Arc<Controller>, stop: CancellationToken) {
+async fn gauges(
+    metrics: Arc<Metrics>,
+    keys: Receiver<RingState>,
+    controller: Arc<Controller>,
+    stop: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(GAUGES);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         metrics.queue_depth(controller.waiting());
@@ -204,4 +207,3 @@ async fn until_told(stop: &CancellationToken) -> anyhow::Result<()> {
 fn instance() -> String {
     std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_else(|_| "local".into())
 }
-

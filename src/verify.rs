@@ -34,7 +34,10 @@ pub async fn verify(
         Arc::new(move || server_clock.trusted(max_skew)),
     );
     let active = check.check(token).await?;
-    let account = AccountId::new(active.account.metadata.namespace.clone().unwrap_or_default(), active.account.metadata.name.clone().unwrap_or_default());
+    let account = AccountId::new(
+        active.account.metadata.namespace.clone().unwrap_or_default(),
+        active.account.metadata.name.clone().unwrap_or_default(),
+    );
     Ok(format!("active: token {} of account {account}, valid until {}", active.entry.id, active.ends_at()))
 }
 

@@ -516,5 +516,4 @@ pub(super) mod tests {
         world.no_ring.store(true, Ordering::SeqCst);
         assert!(unavailable(&check.check(&token(&entry())).await));
     }
-
 }

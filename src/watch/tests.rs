@@ -288,7 +288,7 @@ fn the_cache_names_what_it_cannot_read() {
     assert_eq!((cache.get(&key("a")).is_none(), cache.unreadable().contains(&key("a"))), (true, true));
     assert!(matches!(cache.apply(item(object("a", 10))), Some(Change::Applied(_))));
     assert!(cache.unreadable().is_empty());
-    cache.replace(vec![item(bad)]);
+    cache.replace(vec![item(bad)], "1");
     assert!(cache.is_empty() && cache.unreadable().contains(&key("a")));
 }
 
