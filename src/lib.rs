@@ -4,3 +4,5 @@
 //! and the status says what came of it.
 
 pub mod api;
+pub mod client;
+pub mod clock;
