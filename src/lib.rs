@@ -4,6 +4,9 @@
 //! and the status says what came of it.
 
 pub mod api;
+pub mod backoff;
 pub mod client;
 pub mod clock;
+pub mod events;
+pub mod queue;
 pub mod watch;
