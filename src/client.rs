@@ -137,6 +137,7 @@ pub fn describe(error: &kube::Error) -> String {
         // Its text may hold what a credential plugin printed.
         kube::Error::Auth(_) => "no credentials for the API server".to_owned(),
         kube::Error::InferConfig(error) => infer(error),
+        kube::Error::RustlsTls(error) => chain(error),
         _ => "the request failed".to_owned(),
     }
 }

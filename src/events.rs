@@ -125,8 +125,8 @@ fn event(about: ObjectReference, notice: Notice, namespace: &str, instance: &str
     let name = about.name.as_deref().unwrap_or("unnamed");
     Event {
         metadata: ObjectMeta {
-            // The server adds what makes it unique.
-            generate_name: Some(format!("{name}.")),
+            // The server adds what makes it unique, and refuses the customary dot at the end.
+            generate_name: Some(format!("{name}-")),
             namespace: Some(namespace.to_owned()),
             ..ObjectMeta::default()
         },
@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(event["regarding"]["kind"], "VirtualAccount");
         assert_eq!(event["regarding"]["apiVersion"], "virtualaccounts.dev/v1alpha1");
         assert_eq!(event["regarding"]["uid"], "uid-1");
-        assert_eq!(event["metadata"]["generateName"], "robot.");
+        assert_eq!(event["metadata"]["generateName"], "robot-");
         assert_eq!((&event["type"], &event["reason"]), (&"Warning".into(), &"Revoked".into()));
         assert_eq!(event["note"], "jti-1 verifies offline until noon");
         for required in ["eventTime", "action", "reportingController", "reportingInstance"] {
