@@ -28,6 +28,11 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     vec![virtual_account::crd()]
 }
 
+/// The definitions as YAML, one document each.
+pub fn yaml() -> Result<String, serde_saphyr::ser::Error> {
+    crds().iter().map(|crd| serde_saphyr::to_string(crd).map(|text| format!("---\n{text}"))).collect()
+}
+
 /// Which account: its identity is its namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AccountId {

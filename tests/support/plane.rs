@@ -9,11 +9,7 @@
 //!
 //! All failures panic: a test cannot go on without its control plane.
 #![allow(dead_code, reason = "each test binary uses a part of this file")]
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a broken control plane ends the test"
-)]
+#![allow(clippy::expect_used, clippy::panic, reason = "a broken control plane ends the test")]
 
 use std::{
     collections::BTreeMap,
@@ -165,11 +161,7 @@ impl Plane {
             .arg("--cache-dir")
             .arg(self.dir.join("kubectl-cache"))
             .args(args)
-            .stdin(if stdin.is_some() {
-                Stdio::piped()
-            } else {
-                Stdio::null()
-            })
+            .stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -195,9 +187,7 @@ impl Plane {
             output.status,
             String::from_utf8_lossy(&output.stderr)
         );
-        String::from_utf8_lossy(&output.stdout)
-            .trim_end()
-            .to_owned()
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 
     /// Sends a command to the launcher and waits until it is done:
@@ -214,8 +204,7 @@ impl Plane {
             // One test's panic is no reason for the others to fail.
             let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
             let pipe = process.commands.as_mut().expect("open until dropped");
-            writeln!(pipe, "{command}")
-                .unwrap_or_else(|error| panic!("the control plane is gone: {error}"));
+            writeln!(pipe, "{command}").unwrap_or_else(|error| panic!("the control plane is gone: {error}"));
             process.answer(command)
         };
         if let Some(error) = answer["error"].as_str() {
@@ -243,16 +232,7 @@ impl Plane {
     /// the garbage collector knows them.
     pub(crate) fn install(&self, crds: &str) {
         self.kubectl_ok(&["apply", "--server-side", "-f", "-"], Some(crds));
-        self.kubectl_ok(
-            &[
-                "wait",
-                "--for=condition=Established",
-                "--timeout=30s",
-                "-f",
-                "-",
-            ],
-            Some(crds),
-        );
+        self.kubectl_ok(&["wait", "--for=condition=Established", "--timeout=30s", "-f", "-"], Some(crds));
         // The garbage collector looks for new types every 30 s, but also when it
         // starts, which takes 0.2 s.
         self.command("restart kube-controller-manager");
@@ -269,18 +249,7 @@ impl Plane {
     /// Writes a kubeconfig with a long-lived token of a `ServiceAccount` that
     /// exists. Its default namespace is the account's.
     pub(crate) fn serviceaccount_kubeconfig(&self, namespace: &str, name: &str) -> PathBuf {
-        let token = self.kubectl_ok(
-            &[
-                "create",
-                "token",
-                name,
-                "-n",
-                namespace,
-                "--duration",
-                TOKEN_DURATION,
-            ],
-            None,
-        );
+        let token = self.kubectl_ok(&["create", "token", name, "-n", namespace, "--duration", TOKEN_DURATION], None);
         // YAML includes JSON.
         let config = json!({
             "apiVersion": "v1",
@@ -297,8 +266,7 @@ impl Plane {
             }],
         });
         let path = self.dir.join(format!("{namespace}.{name}.kubeconfig"));
-        fs::write(&path, config.to_string())
-            .unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+        fs::write(&path, config.to_string()).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
         path
     }
 }
@@ -316,10 +284,7 @@ pub(crate) async fn client(kubeconfig: &Path) -> Client {
 
 impl Drop for Plane {
     fn drop(&mut self) {
-        let process = self
-            .process
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
+        let process = self.process.get_mut().unwrap_or_else(PoisonError::into_inner);
         drop(process.commands.take());
         // A panic here would abort the test process, and nothing depends on these.
         let _ = process.child.wait();
@@ -334,21 +299,15 @@ impl Process {
     /// The launcher's answer, one line of JSON.
     fn answer(&mut self, to: &str) -> Value {
         let mut line = String::new();
-        self.answers
-            .read_line(&mut line)
-            .unwrap_or_else(|error| panic!("no answer to {to}: {error}"));
-        serde_json::from_str(&line)
-            .unwrap_or_else(|error| panic!("no answer to {to}: {error} in {line:?}"))
+        self.answers.read_line(&mut line).unwrap_or_else(|error| panic!("no answer to {to}: {error}"));
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("no answer to {to}: {error} in {line:?}"))
     }
 }
 
 impl AuditEvent {
     /// Whether the request meant to change something.
     pub(crate) fn is_write(&self) -> bool {
-        matches!(
-            self.verb.as_str(),
-            "create" | "update" | "patch" | "delete" | "deletecollection"
-        )
+        matches!(self.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection")
     }
 
     fn parse(event: &Value) -> Self {
@@ -370,11 +329,7 @@ impl AuditEvent {
 
 /// The string at a path in an object; empty if it is absent.
 fn text(object: &Value, path: &[&str]) -> String {
-    path.iter()
-        .fold(object, |value, key| &value[*key])
-        .as_str()
-        .unwrap_or_default()
-        .to_owned()
+    path.iter().fold(object, |value, key| &value[*key]).as_str().unwrap_or_default().to_owned()
 }
 
 /// Builds the control plane unless it is in the cache; returns its binary.
@@ -384,12 +339,7 @@ fn build() -> PathBuf {
         .stderr(Stdio::inherit())
         .output()
         .unwrap_or_else(|error| panic!("cannot run {}: {error}", script.display()));
-    assert!(
-        output.status.success(),
-        "{}: {}",
-        script.display(),
-        output.status
-    );
+    assert!(output.status.success(), "{}: {}", script.display(), output.status);
     String::from_utf8_lossy(&output.stdout).trim_end().into()
 }
 
