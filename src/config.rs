@@ -3,13 +3,16 @@
 //! Behind this module no `Option` means "use the default" and no text is a duration or a URL. It does no I/O.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::net::SocketAddr;
-use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::api::Seconds;
+use crate::token::{Algorithm, KeysCommand};
+
+mod issuer_url;
+
+pub use issuer_url::IssuerUrl;
 
 /// Issues, delivers, rotates and verifies the tokens of virtual accounts.
 #[derive(Debug, Parser)]
@@ -45,17 +48,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// The algorithm of new signing keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Algorithm {
-    /// ECDSA with P-256 and SHA-256.
-    #[value(name = "ES256")]
-    Es256,
-    /// RSASSA-PKCS1-v1_5 with SHA-256 and 2048 bits.
-    #[value(name = "RS256")]
-    Rs256,
-}
-
 /// The operator's own namespace.
 #[derive(Debug, Args)]
 pub struct NamespaceArgs {
@@ -73,30 +65,6 @@ pub struct KeysArgs {
     /// What to do with the keys.
     #[command(subcommand)]
     pub command: KeysCommand,
-}
-
-/// What can be done with the signing keys. All but `list` leave a request that the running operator carries out.
-#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
-pub enum KeysCommand {
-    /// Shows every key with its algorithm, state and instants.
-    List,
-    /// Lets the standby key take over now, as the schedule would.
-    Rotate,
-    /// Ends a key at once: each of its tokens is refused and replaced.
-    #[command(group(clap::ArgGroup::new("which").required(true).args(["kid", "all"])))]
-    Compromise {
-        /// The key's id, as `keys list` shows it; also one that is gone from the ring.
-        kid: Option<String>,
-        /// Every key of the ring.
-        #[arg(long)]
-        all: bool,
-    },
-    /// Makes a new key ring after the old one was lost. Restoring a backup is better.
-    Init {
-        /// Says that the lost keys are gone for good: all tokens that they signed are replaced.
-        #[arg(long)]
-        accept_reissue: bool,
-    },
 }
 
 /// Arguments of `verify`.
@@ -124,9 +92,6 @@ pub struct RunArgs {
     /// Audiences that accounts may name, separated by commas. [default: the default audience]
     #[arg(long, env = "VAO_ALLOWED_AUDIENCES", value_name = "AUDIENCE,…", value_delimiter = ',', value_parser = audience)]
     allowed_audiences: Vec<String>,
-    /// Names this cluster in stores that several clusters share. [default: the uid of namespace kube-system]
-    #[arg(long, env = "VAO_CLUSTER_ID", value_name = "ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    cluster_id: Option<String>,
     /// No account rotates by schedule or by an edit more often than this.
     #[arg(long, env = "VAO_MINIMUM_ROTATION_INTERVAL", value_name = "DURATION", default_value = "5m", value_parser = duration)]
     minimum_rotation_interval: Seconds,
@@ -185,8 +150,6 @@ pub struct Settings {
     pub reissue_rate: u32,
     /// The operator's own namespace.
     pub namespace: String,
-    /// The cluster's name in shared stores; none: the uid of namespace `kube-system`, which only the cluster knows.
-    pub cluster_id: Option<String>,
     /// Passes at the same time.
     pub workers: usize,
     /// Where the public listener binds.
@@ -252,72 +215,10 @@ impl RunArgs {
             signing_key_rotation: self.signing_key_rotation,
             reissue_rate: self.reissue_rate,
             namespace: self.namespace.namespace,
-            cluster_id: self.cluster_id,
             workers: self.workers.into(),
             public_address: self.public_address,
             ops_address: self.ops_address,
         })
-    }
-}
-
-/// An issuer identifier (RFC 8414, section 2): a URL that verifiers compare byte by byte, so it is kept as written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IssuerUrl {
-    text: String,
-    path_at: usize,
-}
-
-impl IssuerUrl {
-    /// The URL, as written.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// Its path: empty, or `/…` without a slash at the end. Letters, digits, `-`, `.`, `_`, `~` and `/` alone, so it
-    /// can be a route.
-    pub fn path(&self) -> &str {
-        &self.text[self.path_at..]
-    }
-}
-
-impl fmt::Display for IssuerUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-// The schema of a ledger entry bounds `issuer` and `audiences`; more would be refused by the API server at each issue.
-const ISSUER_LENGTH: usize = 512;
-const AUDIENCE_LENGTH: usize = 256;
-
-impl FromStr for IssuerUrl {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-        let rest = rest.ok_or("must start with https:// (or http:// for trying it out)")?;
-        if text.len() > ISSUER_LENGTH {
-            return Err("must be at most 512 characters long");
-        }
-        if text.contains(['?', '#']) {
-            return Err("must not have a query or a fragment; remove '?' or '#' and what follows");
-        }
-        if text.ends_with('/') {
-            return Err("must not end with a slash; remove it (verifiers compare the issuer byte by byte)");
-        }
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let valid = authority.parse::<http::uri::Authority>().is_ok_and(|authority| !authority.host().is_empty());
-        if !valid || authority.contains('@') {
-            return Err("must name a host, without user or password, for example https://va.example.com");
-        }
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-        let segment = |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(plain);
-        if !path.split('/').skip(1).all(segment) {
-            return Err(
-                "may have a path of letters, digits, '-', '.', '_' and '~' only, without empty or dot segments",
-            );
-        }
-        Ok(Self { path_at: text.len() - path.len(), text: text.to_owned() })
     }
 }
 
@@ -328,6 +229,9 @@ fn duration(text: &str) -> Result<Seconds, &'static str> {
     Seconds::parse(text, "dhms")
         .ok_or("not a duration; write a whole number and d, h, m or s, for example 90d, 12h, 5m, 30s")
 }
+
+// As in the schema of a ledger entry.
+const AUDIENCE_LENGTH: usize = 256;
 
 fn audience(text: &str) -> Result<String, &'static str> {
     if text.is_empty() || text.len() > AUDIENCE_LENGTH || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
@@ -409,7 +313,6 @@ mod tests {
                 signing_key_rotation: Seconds::days(90),
                 reissue_rate: 5,
                 namespace: "vao".into(),
-                cluster_id: None,
                 workers: 16,
                 public_address: "0.0.0.0:8080".parse().unwrap(),
                 ops_address: "0.0.0.0:9090".parse().unwrap(),
@@ -446,7 +349,6 @@ mod tests {
             (&["--max-clock-skew=1w"], "--max-clock-skew", "for example 90d"),
             (&["--max-clock-skew=99999999999h"], "--max-clock-skew", "for example 90d"),
             (&["--workers=0"], "--workers", "1..=256"),
-            (&["--cluster-id="], "--cluster-id", "value is required"),
             (&["--allowed-audiences=a,,b"], "--allowed-audiences", "1 to 256"),
             (&["--ops-address=nowhere"], "--ops-address", "invalid"),
         ] {
@@ -456,42 +358,6 @@ mod tests {
         let error =
             Cli::try_parse_from(["vao", "run", "--issuer-url=ftp://x", "--namespace=vao"]).unwrap_err().to_string();
         assert!(error.contains("--issuer-url") && error.contains("must start with https://"), "{error}");
-    }
-
-    #[test]
-    fn issuer_urls_are_kept_exactly_or_refused() {
-        for (url, path) in [
-            ("https://va.example.com", ""),
-            ("http://127.0.0.1:8080", ""),
-            ("https://[::1]:8443/a", "/a"),
-            ("https://Example.com/tenants/a.b~c", "/tenants/a.b~c"),
-        ] {
-            let issuer: IssuerUrl = url.parse().unwrap();
-            assert_eq!((issuer.as_str(), issuer.path()), (url, path));
-        }
-        let long = format!("https://va.example.com/{}", "a".repeat(512));
-        for url in [
-            "",
-            "va.example.com",
-            "https://",
-            "https:///a",
-            "https://:80",
-            "https://a b",
-            "https://va.example.com/",
-            "https://va.example.com/a/",
-            "https://va.example.com/a//b",
-            "https://va.example.com/a/../b",
-            "https://va.example.com/{a}",
-            "https://va.example.com/*a",
-            "https://va.example.com/:a",
-            "https://va.example.com/%41",
-            "https://va.example.com?a",
-            "https://va.example.com#a",
-            "https://u:p@va.example.com",
-            &long,
-        ] {
-            assert!(url.parse::<IssuerUrl>().is_err(), "{url}");
-        }
     }
 
     #[test]

@@ -6,8 +6,15 @@
 pub mod account;
 pub mod api;
 pub mod backoff;
+pub mod client;
+pub mod clock;
 pub mod config;
+pub mod events;
 pub mod http;
 pub mod metrics;
+pub mod queue;
+pub mod run;
 pub mod telemetry;
 pub mod token;
+pub mod verify;
+pub mod watch;

@@ -4,7 +4,7 @@
 //! kube-client prints at WARN the whole body of an answer that it cannot parse, which may be a Secret. An `EnvFilter`
 //! directive could be overridden by a more specific one, or by one that names a span, so a second filter stands beside
 //! it that `RUST_LOG` cannot reach: our own lines pass at any level, those of others from INFO on, and the few
-//! exceptions are [`EXCEPTIONS`].
+//! exceptions are in the table `EXCEPTIONS`.
 
 use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
@@ -80,9 +80,9 @@ where
 }
 
 fn log_panic(info: &PanicHookInfo<'_>) {
-    let message = info.payload_as_str().unwrap_or("no message");
+    let panic = info.payload_as_str().unwrap_or("no message");
     let location = info.location().map(ToString::to_string).unwrap_or_default();
-    tracing::error!(location, message, "panicked");
+    tracing::error!(location, panic, "panicked");
 }
 
 #[cfg(test)]

@@ -12,9 +12,12 @@
 
 pub mod apply;
 pub mod condition;
+pub mod controller;
 pub mod desired;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod journal;
+pub mod kubernetes;
 pub mod ledger;
 pub mod observe;
 pub mod plan;

@@ -18,7 +18,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tower_http::cors::{Any, CorsLayer};
 
-use crate::config::{Algorithm, IssuerUrl};
+use crate::config::IssuerUrl;
+use crate::token::Algorithm;
 
 /// The JWKS to serve; none while no key ring is known.
 pub type Jwks = Arc<dyn Fn() -> Option<Value> + Send + Sync>;
@@ -33,7 +34,7 @@ pub fn routes(issuer: &IssuerUrl, algorithm: Algorithm, jwks: Jwks) -> Router {
     let source = Arc::clone(&jwks);
     let metadata = {
         let issuer = issuer.clone();
-        move |headers: HeaderMap| async move { document(&headers, JSON, &metadata(&issuer, algorithm, source())) }
+        move |headers: HeaderMap| async move { document(&headers, JSON, &metadata(&issuer, algorithm, source().as_ref())) }
     };
     let keys = move |headers: HeaderMap| async move {
         match jwks() {
@@ -69,13 +70,10 @@ fn metadata_paths(issuer_path: &str) -> BTreeSet<String> {
         .collect()
 }
 
-fn metadata(issuer: &IssuerUrl, algorithm: Algorithm, jwks: Option<Value>) -> Value {
-    let keys = jwks.as_ref().and_then(|jwks| jwks["keys"].as_array());
+fn metadata(issuer: &IssuerUrl, algorithm: Algorithm, jwks: Option<&Value>) -> Value {
+    let keys = jwks.and_then(|jwks| jwks["keys"].as_array());
     let mut algorithms: BTreeSet<&str> = keys.into_iter().flatten().filter_map(|key| key["alg"].as_str()).collect();
-    algorithms.insert(match algorithm {
-        Algorithm::Es256 => "ES256",
-        Algorithm::Rs256 => "RS256",
-    });
+    algorithms.insert(algorithm.name());
     json!({
         "issuer": issuer.as_str(),
         "jwks_uri": format!("{issuer}/jwks.json"),
@@ -117,8 +115,8 @@ mod tests {
         routes(&issuer.parse().unwrap(), Algorithm::Es256, Arc::new(move || jwks.clone()))
     }
 
-    fn keys() -> Option<Value> {
-        Some(json!({"keys": [{"kty": "RSA", "alg": "RS256", "kid": "a"}]}))
+    fn keys() -> Value {
+        json!({"keys": [{"kty": "RSA", "alg": "RS256", "kid": "a"}]})
     }
 
     async fn send(routes: Router, request: Request<Body>) -> (StatusCode, HeaderMap, Value) {
@@ -135,7 +133,7 @@ mod tests {
     #[tokio::test]
     async fn the_document_names_what_exists() {
         let (status, headers, body) =
-            get(served("https://va.example.com", keys()), "/.well-known/openid-configuration").await;
+            get(served("https://va.example.com", Some(keys())), "/.well-known/openid-configuration").await;
         assert_eq!(status, StatusCode::OK);
         assert_eq!(headers[CONTENT_TYPE], "application/json");
         assert_eq!(headers[CACHE_CONTROL], "public, max-age=60");
@@ -165,15 +163,15 @@ mod tests {
             "/tenants/a/.well-known/openid-configuration",
             "/tenants/a/.well-known/oauth-authorization-server",
         ] {
-            let (status, _, body) = get(served(issuer, keys()), path).await;
+            let (status, _, body) = get(served(issuer, Some(keys())), path).await;
             assert_eq!((status, &body["issuer"]), (StatusCode::OK, &json!(issuer)), "{path}");
         }
         for path in ["/jwks.json", "/tenants/a/jwks.json"] {
-            let (status, headers, body) = get(served(issuer, keys()), path).await;
-            assert_eq!((status, Some(body)), (StatusCode::OK, keys()), "{path}");
+            let (status, headers, body) = get(served(issuer, Some(keys())), path).await;
+            assert_eq!((status, body), (StatusCode::OK, keys()), "{path}");
             assert_eq!(headers[CONTENT_TYPE], "application/jwk-set+json");
         }
-        assert_eq!(get(served(issuer, keys()), "/tenants/jwks.json").await.0, StatusCode::NOT_FOUND);
+        assert_eq!(get(served(issuer, Some(keys())), "/tenants/jwks.json").await.0, StatusCode::NOT_FOUND);
     }
 
     #[tokio::test]
@@ -188,7 +186,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_known_document_is_not_sent_again() {
-        let served = served("https://va.example.com", keys());
+        let served = served("https://va.example.com", Some(keys()));
         let (_, headers, _) = get(served.clone(), "/jwks.json").await;
         let etag = headers[ETAG].to_str().unwrap().to_owned();
         assert!(etag.starts_with('"') && etag.ends_with('"'), "{etag}");
@@ -208,14 +206,14 @@ mod tests {
 
     #[tokio::test]
     async fn other_keys_have_another_tag() {
-        let (_, one, _) = get(served("https://va.example.com", keys()), "/jwks.json").await;
+        let (_, one, _) = get(served("https://va.example.com", Some(keys())), "/jwks.json").await;
         let (_, two, _) = get(served("https://va.example.com", Some(json!({"keys": []}))), "/jwks.json").await;
         assert_ne!(one[ETAG], two[ETAG]);
     }
 
     #[tokio::test]
     async fn methods_are_those_of_reading() {
-        let served = served("https://va.example.com", keys());
+        let served = served("https://va.example.com", Some(keys()));
         let head = Request::head("/jwks.json").body(Body::empty()).unwrap();
         assert_eq!(send(served.clone(), head).await.0, StatusCode::OK);
         let post = Request::post("/jwks.json").body(Body::empty()).unwrap();

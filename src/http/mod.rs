@@ -14,7 +14,10 @@ use tower_http::timeout::TimeoutLayer;
 
 use listener::Guarded;
 
+pub mod access;
+pub mod check;
 pub mod discovery;
+pub mod introspect;
 mod listener;
 pub mod ops;
 

@@ -9,8 +9,12 @@ use std::fmt;
 use zeroize::Zeroizing;
 
 mod claims;
+mod commands;
+mod custody;
+mod event;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod keeper;
 mod request;
 mod ring;
 mod rotation;
@@ -18,9 +22,13 @@ mod sign;
 mod verify;
 
 pub use claims::{Audience, Claims, DeriveError, derive, entry_of, fresh_jti};
+pub use commands::{CommandError, KeysCommand, keys};
+pub use custody::{Ledgers, RingNotice, RingState, RingTrouble, SECRET_NAME};
+pub use event::RingEvent;
+pub use keeper::{Keeper, Tell};
 pub use request::{Action, REQUEST_ANNOTATION, Request, add_request, read_requests};
 pub use ring::{Key, KeyState, MAX_KEYS, Ring, RingError, Standing};
-pub use rotation::{Advance, Fresh, InUse, RingEvent, RingSettings};
+pub use rotation::{Advance, Fresh, InUse, RingSettings};
 pub use sign::{Algorithm, KeyError, KeyMaterial};
 pub use verify::{AccountView, MAX_TOKEN_BYTES, Refusal, Verified, against_ledger, strict};
 

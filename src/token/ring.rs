@@ -67,6 +67,18 @@ pub enum KeyState {
     Compromised,
 }
 
+impl KeyState {
+    /// For metric labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Published => "Published",
+            Self::Active => "Active",
+            Self::Retiring => "Retiring",
+            Self::Compromised => "Compromised",
+        }
+    }
+}
+
 /// Whether an entry that names a key can be signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -175,6 +187,12 @@ impl Ring {
                 Some(std::cmp::Ordering::Greater) | None => KeyState::Published,
             }
         })
+    }
+
+    /// State and publication of each key, for metrics.
+    pub fn ages(&self, now: Instant) -> Vec<(&'static str, Instant)> {
+        let state = |key: &Key| self.state(key.kid(), now).map(|state| (state.name(), key.published_at));
+        self.keys.iter().filter_map(state).collect()
     }
 
     /// The public keys (RFC 7517): every key from the moment it is in the ring; a compromised one leaves at once. The

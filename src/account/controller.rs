@@ -1,0 +1,476 @@
+//! When a pass runs: on a change of the account, of its Secret or of the key ring, and at the instants that a pass asked
+//! for. Knows no rules of the ledger.
+
+use std::collections::{BTreeSet, HashMap};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use k8s_openapi::api::core::v1::Secret;
+use kube::core::PartialObjectMeta;
+use kube::{Client, ResourceExt};
+use tokio::sync::watch::Receiver;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::apply::{CallError, Cluster, Report, pass};
+use super::desired::Limits;
+use super::journal::{is_event, journal};
+use super::kubernetes::Kubernetes;
+
+use super::observe::version_number;
+use super::secret::{ACCOUNT_LABEL, SecretMeta};
+use crate::api::{AccountId, GROUP, Instant, IssueReason, Seconds, VirtualAccount, VirtualAccountStatus};
+use crate::backoff;
+use crate::clock::{self, ServerClock};
+use crate::events::{Events, Severity};
+use crate::metrics::Metrics;
+use crate::queue::Queue;
+use crate::token::{Ledgers, Ring, RingState, fresh_jti};
+use crate::watch::{Cache, Change, Watch, prune_secret};
+
+/// The metadata of a Secret: the operator asks for no more in its watch.
+pub type SecretObject = PartialObjectMeta<Secret>;
+
+/// After an error that is nobody's fault the next pass comes within this.
+const RETRY_CAP: Seconds = Seconds(5);
+/// After the API server is back, how long a pass may still wait for the first keys.
+const READY_POLL: Duration = Duration::from_millis(100);
+
+/// What the controller is made of.
+pub struct Parts {
+    /// The client; its own retries off.
+    pub client: Client,
+    /// The settings that passes depend on.
+    pub limits: Arc<Limits>,
+    /// The API server's clock.
+    pub server_clock: ServerClock,
+    /// The key ring.
+    pub keys: Receiver<RingState>,
+    /// Where Events go.
+    pub events: Events,
+    /// Counters and gauges.
+    pub metrics: Arc<Metrics>,
+    /// `--reissue-rate`
+    pub reissue_rate: u32,
+    /// What the watches have seen.
+    pub seen: Arc<Seen>,
+}
+
+/// What the watches have seen of accounts and their Secrets.
+pub struct Seen {
+    /// All accounts.
+    pub accounts: Arc<Cache<VirtualAccount>>,
+    /// All Secrets with our label.
+    pub secrets: Arc<Cache<SecretObject>>,
+    // Which Secrets carry an account's label.
+    by_account: Mutex<HashMap<AccountId, BTreeSet<String>>>,
+}
+
+/// The two watches, to be run by [`Controller::run`].
+pub struct Watches {
+    accounts: Watch<VirtualAccount>,
+    secrets: Watch<SecretObject>,
+}
+
+impl Seen {
+    /// The watches and what they fill.
+    pub fn new(client: &Client) -> (Arc<Self>, Watches) {
+        let accounts = Watch::<VirtualAccount>::all(client.clone()).prune(prune_account);
+        let secrets = Watch::<SecretObject>::all(client.clone()).labels(ACCOUNT_LABEL).prune(prune_secret);
+        let seen = Self { accounts: accounts.cache(), secrets: secrets.cache(), by_account: Mutex::default() };
+        (Arc::new(seen), Watches { accounts, secrets })
+    }
+
+    /// Why the operator is not ready, if so.
+    pub fn trouble(&self) -> Option<String> {
+        let late = |name: &str, silence: Option<Duration>, broken: Option<Duration>| match (silence, broken) {
+            (None, _) => Some(format!("{name} are not listed yet")),
+            (_, Some(broken)) if broken > BROKEN => {
+                Some(format!("the watch of {name} has been broken for {} s", broken.as_secs()))
+            }
+            (Some(silence), _) if silence > SILENT => {
+                Some(format!("the watch of {name} has been silent for {} s", silence.as_secs()))
+            }
+            _ => None,
+        };
+        let (accounts, secrets) = (&self.accounts, &self.secrets);
+        late("accounts", accounts.silence(), accounts.broken_for())
+            .or_else(|| late("secrets", secrets.silence(), secrets.broken_for()))
+    }
+
+    fn note(&self, secret: &SecretObject, there: bool) -> Option<AccountId> {
+        let account = AccountId::new(secret.namespace().unwrap_or_default(), secret.labels().get(ACCOUNT_LABEL)?);
+        let mut index = lock(&self.by_account);
+        let names = index.entry(account.clone()).or_default();
+        if there {
+            names.insert(secret.name_any());
+        } else {
+            names.remove(&secret.name_any());
+        }
+        if names.is_empty() {
+            index.remove(&account);
+        }
+        Some(account)
+    }
+
+    // A label that was changed leaves the name behind in the index, so it is looked at again.
+    fn secrets_of(&self, id: &AccountId) -> Vec<SecretMeta> {
+        let names = lock(&self.by_account).get(id).cloned().unwrap_or_default();
+        let seen = names.iter().filter_map(|name| self.secrets.get(&AccountId::new(&id.namespace, name)));
+        let labelled = seen.filter(|secret| secret.labels().get(ACCOUNT_LABEL) == Some(&id.name));
+        labelled.map(|secret| SecretMeta::of(&secret.metadata)).collect()
+    }
+}
+
+const BROKEN: Duration = Duration::from_secs(30);
+const SILENT: Duration = Duration::from_secs(150);
+
+impl Ledgers for Seen {
+    fn synced(&self) -> bool {
+        self.accounts.synced() && self.secrets.synced()
+    }
+
+    fn kids_in_use(&self) -> BTreeSet<String> {
+        let accounts = self.accounts.values();
+        let entries = accounts.iter().filter_map(|account| account.status.as_ref()).flat_map(|status| &status.jwts);
+        entries.map(|entry| entry.key_id.clone()).collect()
+    }
+
+    fn any_entry(&self) -> bool {
+        let recorded =
+            |account: &Arc<VirtualAccount>| account.status.as_ref().is_some_and(|status| !status.jwts.is_empty());
+        !self.accounts.unreadable().is_empty() || self.accounts.values().iter().any(recorded)
+    }
+
+    fn any_labelled_secret(&self) -> bool {
+        !self.secrets.is_empty() || !self.secrets.unreadable().is_empty()
+    }
+
+    fn labelled_secret_with_empty_ledger(&self) -> bool {
+        let index = lock(&self.by_account);
+        let empty = |account: &Arc<VirtualAccount>| account.status.as_ref().is_none_or(|status| status.jwts.is_empty());
+        let lost = |id: &AccountId| self.accounts.get(id).is_some_and(|account| empty(&account));
+        !self.accounts.unreadable().is_empty() || index.keys().any(lost)
+    }
+}
+
+/// Runs passes.
+pub struct Controller {
+    kubernetes: Kubernetes,
+    limits: Arc<Limits>,
+    server_clock: ServerClock,
+    keys: Receiver<RingState>,
+    events: Events,
+    metrics: Arc<Metrics>,
+    seen: Arc<Seen>,
+    queue: Queue,
+    // Our own last write of an account that the watch has not shown yet.
+    memory: Mutex<HashMap<AccountId, Arc<VirtualAccount>>>,
+    // Errors in a row that were nobody's fault.
+    failures: Mutex<HashMap<AccountId, u32>>,
+    reissues: Mutex<Bucket>,
+}
+
+impl Controller {
+    /// A controller that does nothing yet.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            kubernetes: Kubernetes::new(parts.client),
+            limits: parts.limits,
+            server_clock: parts.server_clock,
+            keys: parts.keys,
+            events: parts.events,
+            metrics: parts.metrics,
+            seen: parts.seen,
+            queue: Queue::new(),
+            memory: Mutex::default(),
+            failures: Mutex::default(),
+            reissues: Mutex::new(Bucket::new(parts.reissue_rate)),
+        })
+    }
+
+    /// Watches and works until `stop`; passes in hand are finished.
+    pub async fn run(self: Arc<Self>, watches: Watches, workers: usize, stop: CancellationToken) {
+        let tasks = TaskTracker::new();
+        let (on_account, on_secret) = (Arc::clone(&self), Arc::clone(&self));
+        tasks.spawn(watches.accounts.run(move |change| on_account.account_changed(&change), stop.clone()));
+        tasks.spawn(watches.secrets.run(move |change| on_secret.secret_changed(&change), stop.clone()));
+        let (timer, keys, ready) = (Arc::clone(&self), Arc::clone(&self), Arc::clone(&self));
+        let (stop_timer, stop_keys, stop_ready) = (stop.clone(), stop.clone(), stop.clone());
+        tasks.spawn(async move { timer.queue.keep_time(stop_timer).await });
+        tasks.spawn(async move { keys.follow_keys(stop_keys).await });
+        tasks.spawn(async move {
+            if stop_ready.run_until_cancelled(ready.until_ready()).await.is_some() {
+                info!(accounts = ready.seen.accounts.len(), "watches and key ring are in: working");
+                futures::future::join_all((0..workers).map(|_| ready.work())).await;
+            }
+        });
+        stop.cancelled().await;
+        self.queue.close();
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    /// Accounts that wait for a worker.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    // No pass before everything was seen once: what looks missing may only not have been listed.
+    async fn until_ready(&self) {
+        let known = |state: &RingState| state.ring.is_some() || state.trouble.is_some();
+        while !(self.seen.synced() && known(&self.keys.borrow())) {
+            tokio::time::sleep(READY_POLL).await;
+        }
+    }
+
+    // Any key may concern any account, and a pass that has nothing to do costs no request.
+    async fn follow_keys(&self, stop: CancellationToken) {
+        let mut keys = self.keys.clone();
+        while let Some(Ok(())) = stop.run_until_cancelled(keys.changed()).await {
+            for id in self.seen.accounts.keys() {
+                self.queue.add(id);
+            }
+        }
+    }
+
+    fn account_changed(&self, change: &Change<VirtualAccount>) {
+        match change {
+            Change::Applied(account) => {
+                self.metrics.account(account);
+                let id = identity(account.as_ref());
+                if !self.is_own_write(&id, account) {
+                    self.queue.add(id);
+                }
+            }
+            Change::Deleted(account) => {
+                let id = identity(account.as_ref());
+                self.metrics.forget(&id);
+                self.queue.forget(&id);
+                lock(&self.memory).remove(&id);
+                lock(&self.failures).remove(&id);
+            }
+            // After a full list the watch is right, also if its versions went back (a restored etcd).
+            Change::Synced => lock(&self.memory).clear(),
+        }
+    }
+
+    fn is_own_write(&self, id: &AccountId, account: &VirtualAccount) -> bool {
+        let mut memory = lock(&self.memory);
+        let Some(own) = memory.get(id) else { return false };
+        let (ours, theirs) = (version(own.as_ref()), version(account));
+        if theirs >= ours {
+            memory.remove(id);
+        }
+        theirs <= ours
+    }
+
+    fn secret_changed(&self, change: &Change<SecretObject>) {
+        let (secret, there) = match change {
+            Change::Applied(secret) => (secret, true),
+            Change::Deleted(secret) => (secret, false),
+            Change::Synced => return,
+        };
+        let Some(id) = self.seen.note(secret, there) else { return };
+        let recorded = self.account(&id).and_then(|account| account.status.as_ref()?.token_secret.clone());
+        let own = recorded.is_some_and(|recorded| {
+            there && recorded.name == secret.name_any() && recorded.resource_version == secret.resource_version()
+        });
+        if !own {
+            self.queue.add(id);
+        }
+    }
+
+    async fn work(&self) {
+        while let Some(id) = self.queue.next().await {
+            self.metrics.queue_depth(self.queue.len());
+            let done = AssertUnwindSafe(pass(self, &id)).catch_unwind().await;
+            match done {
+                Ok(Ok(report)) => self.succeeded(&id, report.as_ref()),
+                Ok(Err(error)) => self.failed(&id, error.reason(), &error.to_string()),
+                Err(_) => self.failed(&id, "Panic", "the pass panicked; this is a defect"),
+            }
+            self.queue.done(&id);
+        }
+    }
+
+    fn succeeded(&self, id: &AccountId, report: Option<&Report>) {
+        self.metrics.reconciled("ok");
+        lock(&self.failures).remove(id);
+        let Some(report) = report else { return self.queue.forget(id) };
+        if report.issued == Some(IssueReason::LimitChange) {
+            lock(&self.reissues).take();
+        }
+        self.queue.wake_at(id.clone(), report.wake_at);
+    }
+
+    fn failed(&self, id: &AccountId, reason: &'static str, error: &str) {
+        self.metrics.reconciled("error");
+        self.metrics.failed(reason);
+        let failures = {
+            let mut all = lock(&self.failures);
+            let failures = all.entry(id.clone()).or_default();
+            *failures = failures.saturating_add(1);
+            *failures
+        };
+        let delay = backoff::delay(failures, RETRY_CAP, &id.to_string());
+        warn!(account = %id, reason, error, failures, retry_in = %delay, "pass failed");
+        self.queue.wake_at(id.clone(), Some(clock::now() + delay));
+    }
+
+    fn tell(&self, account: &VirtualAccount, before: Option<&VirtualAccountStatus>) {
+        let id = identity(account);
+        let Some(after) = account.status.as_ref() else { return };
+        for line in journal(before, after) {
+            let notice = &line.notice;
+            let jti = line.jti.as_deref().unwrap_or_default();
+            match notice.type_ {
+                Severity::Normal => info!(account = %id, jti, reason = notice.reason, "{}", notice.message),
+                Severity::Warning => warn!(account = %id, jti, reason = notice.reason, "{}", notice.message),
+            }
+            if let Some(reason) = line.counted {
+                self.metrics.issued(reason);
+            }
+            if is_event(&line) {
+                self.events.publish(account, line.notice);
+            }
+        }
+    }
+}
+
+impl Cluster for Controller {
+    fn now(&self) -> Instant {
+        clock::now()
+    }
+
+    fn clock_trusted(&self) -> bool {
+        self.server_clock.trusted(self.limits.max_clock_skew)
+    }
+
+    fn fresh_id(&self) -> String {
+        fresh_jti()
+    }
+
+    fn limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.limits)
+    }
+
+    fn keys(&self) -> (Option<Arc<Ring>>, Option<String>) {
+        let state = self.keys.borrow();
+        (state.ring.clone(), state.trouble.as_ref().map(ToString::to_string))
+    }
+
+    fn may_reissue(&self) -> bool {
+        lock(&self.reissues).available()
+    }
+
+    fn account(&self, id: &AccountId) -> Option<Arc<VirtualAccount>> {
+        let watched = self.seen.accounts.get(id);
+        let own = lock(&self.memory).get(id).cloned();
+        match (watched, own) {
+            (Some(watched), Some(own))
+                if same_object(&watched, &own) && version(own.as_ref()) > version(watched.as_ref()) =>
+            {
+                Some(own)
+            }
+            (watched, _) => watched,
+        }
+    }
+
+    fn remember(&self, id: &AccountId, account: Option<&VirtualAccount>) {
+        let mut memory = lock(&self.memory);
+        match account {
+            Some(account) => memory.insert(id.clone(), Arc::new(account.clone())),
+            None => memory.remove(id),
+        };
+    }
+
+    fn secrets(&self, id: &AccountId) -> (Vec<SecretMeta>, u64) {
+        // In this order: what arrives in between makes the list newer than the version, never older.
+        let shown = self.seen.secrets.shown();
+        (self.seen.secrets_of(id), shown)
+    }
+
+    async fn read_secret(&self, id: &AccountId) -> Result<Option<Secret>, CallError> {
+        self.kubernetes.read_secret(id).await
+    }
+
+    async fn read_account(&self, id: &AccountId) -> Result<Option<VirtualAccount>, CallError> {
+        self.kubernetes.read_account(id).await
+    }
+
+    async fn write_status(
+        &self,
+        account: &VirtualAccount,
+        status: VirtualAccountStatus,
+    ) -> Result<VirtualAccount, CallError> {
+        let written = self.kubernetes.write_status(account, status).await?;
+        self.tell(&written, account.status.as_ref());
+        Ok(written)
+    }
+
+    async fn create_secret(&self, secret: &Secret) -> Result<String, CallError> {
+        self.kubernetes.create_secret(secret).await
+    }
+
+    async fn replace_secret(&self, secret: &Secret) -> Result<String, CallError> {
+        self.kubernetes.replace_secret(secret).await
+    }
+
+    async fn delete_secret(&self, namespace: &str, meta: &SecretMeta) -> Result<(), CallError> {
+        self.kubernetes.delete_secret(namespace, meta).await
+    }
+}
+
+/// So many re-issues a second, over all accounts; refilled by the monotonic clock.
+struct Bucket {
+    rate: f64,
+    level: f64,
+    at: std::time::Instant,
+}
+
+impl Bucket {
+    fn new(rate: u32) -> Self {
+        Self { rate: rate.into(), level: rate.into(), at: std::time::Instant::now() }
+    }
+
+    fn available(&mut self) -> bool {
+        let now = std::time::Instant::now();
+        self.level = (self.level + self.rate * (now - self.at).as_secs_f64()).min(self.rate);
+        self.at = now;
+        self.level >= 1.0
+    }
+
+    fn take(&mut self) {
+        self.level -= 1.0;
+    }
+}
+
+// Of the metadata only what a pass reads stays: kubectl's copy of the manifest alone would double an account's size.
+fn prune_account(account: &mut VirtualAccount) {
+    account.metadata.managed_fields = None;
+    account.metadata.labels = None;
+    if let Some(annotations) = &mut account.metadata.annotations {
+        annotations.retain(|key, _| key.split('/').next() == Some(GROUP));
+    }
+}
+
+fn identity(account: &VirtualAccount) -> AccountId {
+    AccountId::new(account.namespace().unwrap_or_default(), account.name_any())
+}
+
+fn version(account: &VirtualAccount) -> u64 {
+    version_number(account.metadata.resource_version.as_deref().unwrap_or_default())
+}
+
+fn same_object(one: &VirtualAccount, other: &VirtualAccount) -> bool {
+    one.metadata.uid == other.metadata.uid
+}
+
+// A poisoned lock is only one whose holder panicked between two map operations; each leaves the maps whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

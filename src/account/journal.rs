@@ -1,0 +1,125 @@
+//! What a written status means for people: Events, log lines and counters are all made here, from the difference of two
+//! statuses, and nowhere else. Pure.
+
+use std::collections::BTreeMap;
+
+use super::condition::SECRET_NOT_OWNED;
+use crate::api::{Entry, IssueReason, Phase, VirtualAccountStatus};
+use crate::events::{Notice, Severity};
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The Event, where it is worth one.
+    pub notice: Notice,
+    /// The token it is about.
+    pub jti: Option<String>,
+    /// The counter of issued tokens goes up.
+    pub counted: Option<IssueReason>,
+}
+
+/// What happened between two statuses of an account, in the order in which it should be told.
+pub fn journal(before: Option<&VirtualAccountStatus>, after: &VirtualAccountStatus) -> Vec<Line> {
+    let none = VirtualAccountStatus::default();
+    let before = before.unwrap_or(&none);
+    let old: BTreeMap<&str, &Entry> = before.jwts.iter().map(|entry| (entry.id.as_str(), entry)).collect();
+    let new: BTreeMap<&str, &Entry> = after.jwts.iter().map(|entry| (entry.id.as_str(), entry)).collect();
+    let mut lines = Vec::new();
+    for entry in after.jwts.iter().rev() {
+        entry_lines(old.get(entry.id.as_str()).copied(), entry, after, &mut lines);
+    }
+    for entry in before.jwts.iter().filter(|entry| !new.contains_key(entry.id.as_str())) {
+        lines.extend(left(entry));
+    }
+    lines.extend(failed(before, after));
+    lines.extend(blocked(before, after));
+    lines
+}
+
+fn entry_lines(old: Option<&Entry>, entry: &Entry, after: &VirtualAccountStatus, lines: &mut Vec<Line>) {
+    let phase = old.map(|old| old.phase);
+    let delivered = |phase| matches!(phase, Phase::Current | Phase::Superseded);
+    if entry.phase == Phase::Revoked && phase != Some(Phase::Revoked) {
+        lines.push(revoked(entry));
+    }
+    if delivered(entry.phase) && !phase.is_some_and(delivered) {
+        lines.push(delivery(entry, after));
+    }
+    if old.is_none() && entry.reason != IssueReason::Adopted {
+        let message = format!("token {} is recorded ({:?}), valid until {}", entry.id, entry.reason, entry.expires_at);
+        let line = line(Severity::Normal, "Recorded", "Issue", message, entry);
+        lines.push(Line { counted: Some(entry.reason), ..line });
+    }
+}
+
+fn delivery(entry: &Entry, after: &VirtualAccountStatus) -> Line {
+    let secret = after.token_secret.as_ref().map(|secret| secret.name.as_str()).unwrap_or_default();
+    let ends = entry.expires_at;
+    let previous = after.jwts.iter().find(|other| other.id != entry.id && other.grace_ends_at.is_some());
+    let grace = previous.and_then(|previous| previous.grace_ends_at.map(|end| (previous, end)));
+    let grace =
+        grace.map(|(previous, end)| format!("; token {} stops working at {end}", previous.id)).unwrap_or_default();
+    let message = format!("Secret {secret} holds token {} ({:?}), valid until {ends}{grace}", entry.id, entry.reason);
+    match entry.reason {
+        IssueReason::First => line(Severity::Normal, "Issued", "Issue", message, entry),
+        IssueReason::Adopted => {
+            line(Severity::Warning, "Adopted", "Adopt", format!("the status was lost: {message}"), entry)
+        }
+        _ => line(Severity::Normal, "Rotated", "Rotate", message, entry),
+    }
+}
+
+fn revoked(entry: &Entry) -> Line {
+    let message = format!(
+        "token {} is revoked: online checks refuse it from now on; a service that verifies offline, with the JWKS alone, \
+         accepts it until {}",
+        entry.id, entry.expires_at
+    );
+    line(Severity::Warning, "Revoked", "Revoke", message, entry)
+}
+
+fn left(entry: &Entry) -> Option<Line> {
+    let message = match (entry.phase, entry.grace_ends_at) {
+        (Phase::Superseded, Some(end)) => format!("token {} ended: its grace was over at {end}", entry.id),
+        (Phase::Revoked, _) => return None,
+        _ => format!("token {} left the ledger; it was valid until {}", entry.id, entry.expires_at),
+    };
+    Some(line(Severity::Normal, "Retired", "Retire", message, entry))
+}
+
+// Once per failure and cause, not once per attempt.
+fn failed(before: &VirtualAccountStatus, after: &VirtualAccountStatus) -> Option<Line> {
+    let cause = |status: &VirtualAccountStatus| {
+        status.token_secret.as_ref().and_then(|secret| secret.error.as_ref()).map(|error| error.reason.clone())
+    };
+    let error = after.token_secret.as_ref().and_then(|secret| secret.error.as_ref())?;
+    if cause(before).as_ref() == Some(&error.reason) {
+        return None;
+    }
+    let reason = if error.reason == SECRET_NOT_OWNED { SECRET_NOT_OWNED } else { "DeliveryFailed" };
+    Some(plain(Severity::Warning, reason, "Deliver", error.message.clone()))
+}
+
+// What stands in the Ready condition and needs somebody: once, when it begins.
+fn blocked(before: &VirtualAccountStatus, after: &VirtualAccountStatus) -> Option<Line> {
+    let ready = |status: &VirtualAccountStatus| {
+        status.conditions.iter().find(|c| c.type_ == "Ready").map(|c| (c.reason.clone(), c.message.clone()))
+    };
+    let (reason, message) = ready(after)?;
+    let told = ["InvalidSpec", "Expired", "KeyMissing", "TokenEnding"].into_iter().find(|told| *told == reason)?;
+    (ready(before).map(|(reason, _)| reason).as_deref() != Some(told))
+        .then(|| plain(Severity::Warning, told, "Check", message))
+}
+
+fn line(severity: Severity, reason: &'static str, action: &'static str, message: String, entry: &Entry) -> Line {
+    Line { jti: Some(entry.id.clone()), ..plain(severity, reason, action, message) }
+}
+
+fn plain(type_: Severity, reason: &'static str, action: &'static str, message: String) -> Line {
+    Line { notice: Notice { type_, reason, action, message }, jti: None, counted: None }
+}
+
+/// Whether a line is worth an Event: what is only recorded is not, its delivery follows.
+pub fn is_event(line: &Line) -> bool {
+    line.counted.is_none()
+}

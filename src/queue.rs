@@ -1,0 +1,338 @@
+//! Which account is looked at next, and when an account is looked at again.
+//!
+//! Each key is in the queue at most once and runs at most once at a time, so the queue is bounded by the number of
+//! accounts. Wake-ups are instants of the wall clock, compared every second: a timer of the runtime would sleep through
+//! a suspended machine or a corrected clock.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{AccountId, Instant};
+use crate::clock;
+
+/// A queue shared by its producers and workers.
+#[derive(Debug, Default)]
+pub struct Queue {
+    state: Mutex<State>,
+    ready: Notify,
+}
+
+impl Queue {
+    /// An empty queue.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks for a pass over this account: after those that already wait, or again after the pass that runs now.
+    pub fn add(&self, key: AccountId) {
+        self.lock().add(key);
+        self.ready.notify_one();
+    }
+
+    /// Asks for a pass at this instant instead of any earlier wish for the account; `None` takes the wish back. An
+    /// instant in the past is found by the next [`Queue::tick`].
+    pub fn wake_at(&self, key: AccountId, at: Option<Instant>) {
+        self.lock().wake_at(key, at);
+    }
+
+    /// Makes ready whatever is due at `now`.
+    pub fn tick(&self, now: Instant) {
+        if self.lock().tick(now) {
+            self.ready.notify_one();
+        }
+    }
+
+    /// Calls [`Queue::tick`] with the wall clock every second until cancelled.
+    pub async fn keep_time(&self, cancel: CancellationToken) {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while cancel.run_until_cancelled(seconds.tick()).await.is_some() {
+            self.tick(clock::now());
+        }
+    }
+
+    /// The next account, which is running until [`Queue::done`]; `None` once the queue is closed.
+    pub async fn next(&self) -> Option<AccountId> {
+        loop {
+            {
+                let mut state = self.lock();
+                if state.closed {
+                    self.ready.notify_one();
+                    return None;
+                }
+                if let Some(key) = state.next() {
+                    // Several additions may have left one permit only, so each taker calls the next.
+                    if !state.ready.is_empty() {
+                        self.ready.notify_one();
+                    }
+                    return Some(key);
+                }
+            }
+            self.ready.notified().await;
+        }
+    }
+
+    /// Ends the pass over this account. If it was added meanwhile it is ready again.
+    pub fn done(&self, key: &AccountId) {
+        if self.lock().done(key) {
+            self.ready.notify_one();
+        }
+    }
+
+    /// Drops what is queued or wished for this account. A pass that runs is not interrupted.
+    pub fn forget(&self, key: &AccountId) {
+        self.lock().forget(key);
+    }
+
+    /// How many accounts are ready and wait for a worker.
+    pub fn len(&self) -> usize {
+        self.lock().ready.len()
+    }
+
+    /// Whether no account waits for a worker.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Ends all waiting: [`Queue::next`] gives `None` from now on, also where accounts are ready.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.ready.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The state machine behind the lock: no clock, no waiting.
+#[derive(Debug, Default)]
+struct State {
+    slots: HashMap<AccountId, Slot>,
+    ready: VecDeque<AccountId>,
+    due: BTreeSet<(Instant, AccountId)>,
+    closed: bool,
+}
+
+/// What is known about one key. A slot that says nothing is removed.
+#[derive(Debug, Default, PartialEq)]
+struct Slot {
+    running: bool,
+    /// In `ready`; or, while running, to be put there afterwards.
+    wanted: bool,
+    wake: Option<Instant>,
+}
+
+impl State {
+    fn add(&mut self, key: AccountId) {
+        let slot = self.slots.entry(key.clone()).or_default();
+        if !slot.wanted && !slot.running {
+            self.ready.push_back(key);
+        }
+        slot.wanted = true;
+    }
+
+    fn wake_at(&mut self, key: AccountId, at: Option<Instant>) {
+        let slot = self.slots.entry(key.clone()).or_default();
+        let earlier = std::mem::replace(&mut slot.wake, at);
+        self.drop_if_idle(&key);
+        if let Some(earlier) = earlier {
+            self.due.remove(&(earlier, key.clone()));
+        }
+        if let Some(at) = at {
+            self.due.insert((at, key));
+        }
+    }
+
+    fn tick(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        while let Some((_, key)) = self.due.first().filter(|(at, _)| *at <= now).cloned() {
+            self.wake_at(key.clone(), None);
+            self.add(key);
+            any = true;
+        }
+        any
+    }
+
+    fn next(&mut self) -> Option<AccountId> {
+        let key = self.ready.pop_front()?;
+        let slot = self.slots.entry(key.clone()).or_default();
+        slot.running = true;
+        slot.wanted = false;
+        Some(key)
+    }
+
+    fn done(&mut self, key: &AccountId) -> bool {
+        let Some(slot) = self.slots.get_mut(key).filter(|slot| slot.running) else { return false };
+        slot.running = false;
+        let again = slot.wanted;
+        if again {
+            self.ready.push_back(key.clone());
+        }
+        self.drop_if_idle(key);
+        again
+    }
+
+    fn forget(&mut self, key: &AccountId) {
+        self.wake_at(key.clone(), None);
+        if let Some(slot) = self.slots.get_mut(key).filter(|slot| slot.wanted) {
+            slot.wanted = false;
+            if !slot.running {
+                self.ready.retain(|ready| ready != key);
+            }
+        }
+        self.drop_if_idle(key);
+    }
+
+    fn drop_if_idle(&mut self, key: &AccountId) {
+        if self.slots.get(key).is_some_and(|slot| *slot == Slot::default()) {
+            self.slots.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::api::Seconds;
+
+    const T: Instant = Instant::MAX;
+
+    fn key(name: &str) -> AccountId {
+        AccountId::new("ns", name)
+    }
+
+    fn drain(state: &mut State) -> Vec<String> {
+        std::iter::from_fn(|| state.next()).map(|key| key.name).collect()
+    }
+
+    #[test]
+    fn keys_come_once_and_in_order() {
+        let mut state = State::default();
+        for name in ["a", "b", "a", "c", "b"] {
+            state.add(key(name));
+        }
+        assert_eq!(drain(&mut state), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_running_key_comes_again_only_after_it_is_done() {
+        let mut state = State::default();
+        state.add(key("a"));
+        assert_eq!(state.next(), Some(key("a")));
+        state.add(key("a"));
+        state.add(key("a"));
+        assert_eq!(state.next(), None, "never twice at once");
+        assert!(state.done(&key("a")));
+        assert_eq!(state.next(), Some(key("a")));
+        assert!(!state.done(&key("a")));
+        assert!(!state.done(&key("a")), "done twice is harmless");
+        assert!(state.slots.is_empty());
+    }
+
+    #[test]
+    fn wakes_at_the_instant_and_not_a_second_before() {
+        let mut state = State::default();
+        state.wake_at(key("late"), Some(T - Seconds(10)));
+        state.wake_at(key("soon"), Some(T - Seconds(20)));
+        assert!(!state.tick(T - Seconds(21)));
+        assert!(state.tick(T - Seconds(20)));
+        assert_eq!(drain(&mut state), ["soon"]);
+        assert!(state.tick(T), "a clock that jumps ahead misses nothing");
+        assert_eq!(drain(&mut state), ["late"]);
+        assert!(state.due.is_empty());
+    }
+
+    #[test]
+    fn a_later_wish_replaces_the_earlier_one() {
+        let mut state = State::default();
+        state.wake_at(key("a"), Some(T - Seconds(20)));
+        state.wake_at(key("a"), Some(T - Seconds(10)));
+        state.wake_at(key("b"), Some(T - Seconds(20)));
+        state.wake_at(key("b"), None);
+        assert!(!state.tick(T - Seconds(20)));
+        assert!(state.tick(T - Seconds(10)));
+        assert_eq!(drain(&mut state), ["a"]);
+        assert!(state.due.is_empty());
+        assert_eq!(state.slots.len(), 1, "only the running key is left");
+    }
+
+    #[test]
+    fn a_wish_made_while_running_is_kept() {
+        let mut state = State::default();
+        state.add(key("a"));
+        state.next();
+        state.wake_at(key("a"), Some(T));
+        state.done(&key("a"));
+        assert!(state.tick(T));
+        assert_eq!(drain(&mut state), ["a"]);
+    }
+
+    #[test]
+    fn a_forgotten_key_leaves_nothing_behind() {
+        let mut state = State::default();
+        state.add(key("queued"));
+        state.wake_at(key("queued"), Some(T));
+        state.forget(&key("queued"));
+        assert_eq!(drain(&mut state), Vec::<String>::new());
+
+        state.add(key("running"));
+        state.next();
+        state.add(key("running"));
+        state.forget(&key("running"));
+        assert!(!state.done(&key("running")));
+        assert!(state.slots.is_empty() && state.due.is_empty() && state.ready.is_empty());
+    }
+
+    #[tokio::test]
+    async fn every_waiting_worker_gets_a_key_and_close_ends_all() {
+        let queue = Arc::new(Queue::new());
+        let worker = |queue: Arc<Queue>| async move {
+            let mut seen = 0;
+            while let Some(key) = queue.next().await {
+                seen += 1;
+                queue.done(&key);
+            }
+            seen
+        };
+        let workers: Vec<_> = (0..8).map(|_| tokio::spawn(worker(Arc::clone(&queue)))).collect();
+        for n in 0..100 {
+            queue.add(key(&n.to_string()));
+            if n % 10 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        while !queue.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        queue.close();
+        queue.add(key("too late"));
+        let mut seen = 0;
+        for worker in workers {
+            seen += worker.await.unwrap();
+        }
+        assert_eq!(seen, 100);
+        assert_eq!(queue.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn two_keys_added_before_any_waiter_polls_reach_two_waiters() {
+        let queue = Queue::new();
+        let (first, second) = (queue.next(), queue.next());
+        let both = async { tokio::join!(first, second) };
+        let add = async {
+            queue.add(key("a"));
+            queue.add(key("b"));
+        };
+        let ((first, second), ()) = tokio::join!(both, add);
+        let both: BTreeSet<_> = [first, second].into_iter().flatten().collect();
+        assert_eq!(both, [key("a"), key("b")].into());
+    }
+}

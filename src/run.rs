@@ -1,0 +1,209 @@
+//! Start-up of `run`, written once: connect, watch, keep the keys, work, serve; and the orderly end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch::Receiver;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::account::apply::CallError;
+use crate::account::controller::{Controller, Parts, Seen};
+use crate::account::desired::Limits;
+use crate::account::kubernetes::Kubernetes;
+use crate::api::{AccountId, Seconds, VirtualAccount};
+use crate::client;
+use crate::clock::{self, ServerClock};
+use crate::config::Settings;
+use crate::events::{self, Events, Notice, Severity};
+use crate::http::access::{Callers, KubeReviews};
+use crate::http::check::{Accounts, Check, ReadError};
+use crate::http::{Bound, discovery, introspect, ops};
+use crate::metrics::Metrics;
+use crate::token::{Keeper, RingNotice, RingSettings, RingState, SECRET_NAME, Tell};
+
+/// A key is in the JWKS this long before it signs: verifiers cache up to 10 minutes.
+const KEY_LEAD: Seconds = Seconds::minutes(15);
+/// How often gauges that change with the clock are set.
+const GAUGES: Duration = Duration::from_secs(5);
+
+/// Runs the operator until SIGTERM or SIGINT.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let metrics = Arc::new(Metrics::new(clock::now()));
+    let server_clock = ServerClock::new();
+    let counted = Arc::clone(&metrics);
+    let on_write: client::OnWrite = Arc::new(move |verb, resource| counted.wrote(verb, resource));
+    let client = client::connect(server_clock.clone(), on_write).await.context("cannot connect to the API server")?;
+    let public = Bound::bind("public", settings.public_address).await?;
+    let operations = Bound::bind("ops", settings.ops_address).await?;
+
+    let (events, poster) = events::channel(client.clone(), instance());
+    tasks.spawn(poster.run(stop.clone()));
+    let (seen, watches) = Seen::new(&client);
+    let (keeper, keys) = keeper(&settings, &client, &seen, &events);
+    tasks.spawn(keeper.run(stop.clone()));
+    let controller = Controller::new(Parts {
+        client: client.clone(),
+        limits: limits(&settings),
+        server_clock: server_clock.clone(),
+        keys: keys.clone(),
+        events,
+        metrics: Arc::clone(&metrics),
+        reissue_rate: settings.reissue_rate,
+        seen: Arc::clone(&seen),
+    });
+    tasks.spawn(Arc::clone(&controller).run(watches, settings.workers, stop.clone()));
+    tasks.spawn(gauges(Arc::clone(&metrics), keys.clone(), Arc::clone(&controller), stop.clone()));
+    tasks.spawn(operations.serve(ops::routes(readiness(&seen, &keys), Arc::clone(&metrics)), stop.clone()));
+    tasks.spawn(public.serve(routes(&settings, &client, &server_clock, &seen, &keys, &metrics), stop.clone()));
+
+    until_told(&stop).await?;
+    tasks.close();
+    tasks.wait().await;
+    info!("stopped");
+    Ok(())
+}
+
+/// The settings that passes depend on.
+pub fn limits(settings: &Settings) -> Arc<Limits> {
+    Arc::new(Limits {
+        issuer: settings.issuer_url.as_str().to_owned(),
+        default_audience: settings.default_audience.clone(),
+        allowed_audiences: settings.allowed_audiences.clone(),
+        minimum_rotation_interval: settings.minimum_rotation_interval,
+        max_token_lifetime: settings.max_token_lifetime,
+        max_clock_skew: settings.max_clock_skew,
+        adopt_restored: settings.adopt_restored,
+        algorithm: settings.signing_algorithm,
+        ring_secret: AccountId::new(&settings.namespace, SECRET_NAME),
+    })
+}
+
+fn keeper(settings: &Settings, client: &Client, seen: &Arc<Seen>, events: &Events) -> (Keeper, Receiver<RingState>) {
+    let ring =
+        RingSettings { rotation: settings.signing_key_rotation, algorithm: settings.signing_algorithm, lead: KEY_LEAD };
+    let tell = tell(events.clone(), settings.namespace.clone());
+    Keeper::new(client.clone(), &settings.namespace, ring, Arc::clone(seen) as _, clock::now, tell)
+}
+
+fn tell(events: Events, namespace: String) -> Tell {
+    Arc::new(move |notice: RingNotice| {
+        let type_ = if notice.warning { Severity::Warning } else { Severity::Normal };
+        match type_ {
+            Severity::Warning => warn!(reason = notice.reason, "{}", notice.message),
+            Severity::Normal => info!(reason = notice.reason, "{}", notice.message),
+        }
+        let about = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Secret".into()),
+            name: Some(SECRET_NAME.into()),
+            namespace: Some(namespace.clone()),
+            ..ObjectReference::default()
+        };
+        events
+            .publish_about(about, Notice { type_, reason: notice.reason, action: "KeepKeys", message: notice.message });
+    })
+}
+
+fn readiness(seen: &Arc<Seen>, keys: &Receiver<RingState>) -> ops::Readiness {
+    let (seen, keys) = (Arc::clone(seen), keys.clone());
+    Arc::new(move || match (seen.trouble(), &*keys.borrow()) {
+        (Some(trouble), _) => Err(trouble),
+        (None, RingState { ring: None, trouble: None }) => Err("the key ring is not loaded yet".into()),
+        (None, RingState { ring: None, trouble: Some(trouble) }) => Err(trouble.to_string()),
+        (None, _) => Ok(()),
+    })
+}
+
+fn routes(
+    settings: &Settings,
+    client: &Client,
+    server_clock: &ServerClock,
+    seen: &Arc<Seen>,
+    keys: &Receiver<RingState>,
+    metrics: &Arc<Metrics>,
+) -> axum::Router {
+    let (served, checked) = (keys.clone(), keys.clone());
+    let (trusted, skew) = (server_clock.clone(), settings.max_clock_skew);
+    let check = Check::new(
+        Arc::new(move || checked.borrow().ring.clone()),
+        Arc::new(Watched { seen: Arc::clone(seen), kubernetes: Kubernetes::new(client.clone()) }),
+        Arc::new(clock::now),
+        Arc::new(move || trusted.trusted(skew)),
+    );
+    let jwks: discovery::Jwks = Arc::new(move || served.borrow().ring.as_ref().map(|ring| ring.jwks()));
+    let introspection = introspect::Introspection {
+        callers: Callers::new(Arc::new(KubeReviews(client.clone()))),
+        check: Arc::new(check),
+        metrics: Arc::clone(metrics),
+    };
+    discovery::routes(&settings.issuer_url, settings.signing_algorithm, jwks)
+        .merge(introspect::routes(&settings.issuer_url, introspection))
+}
+
+/// The accounts of the online check: the watch, and one read where it does not know.
+struct Watched {
+    seen: Arc<Seen>,
+    kubernetes: Kubernetes,
+}
+
+impl Accounts for Watched {
+    fn cached(&self, id: &AccountId) -> Option<Arc<VirtualAccount>> {
+        self.seen.accounts.get(id)
+    }
+
+    fn silence(&self) -> Option<Duration> {
+        self.seen.accounts.silence()
+    }
+
+    fn read<'a>(&'a self, id: &'a AccountId) -> BoxFuture<'a, Result<Option<VirtualAccount>, ReadError>> {
+        read(&self.kubernetes, id).boxed()
+    }
+}
+
+/// Reads one account for an online check.
+pub async fn read(kubernetes: &Kubernetes, id: &AccountId) -> Result<Option<VirtualAccount>, ReadError> {
+    kubernetes.read_account(id).await.map_err(|error| match error {
+        CallError::Refused { .. } => ReadError("the API server refuses"),
+        CallError::Conflict | CallError::Unavailable(_) => ReadError("the API server is not available"),
+    })
+}
+
+async fn gauges(
+    metrics: Arc<Metrics>,
+    keys: Receiver<RingState>,
+    controller: Arc<Controller>,
+    stop: CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(GAUGES);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        metrics.queue_depth(controller.waiting());
+        if let Some(ring) = keys.borrow().ring.as_ref() {
+            metrics.keys(ring.ages(clock::now()));
+        }
+    }
+}
+
+async fn until_told(stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    info!("stopping: passes in hand are finished");
+    stop.cancel();
+    Ok(())
+}
+
+fn instance() -> String {
+    std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_else(|_| "local".into())
+}

@@ -1,0 +1,276 @@
+//! The I/O around the key ring: watches its one Secret, asks `custody` every second what is to be done, writes with the
+//! version that was seen, and publishes the ring. It keeps the ring in memory through every outage.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::PostParams;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, DefaultBackoff, Event};
+use kube::runtime::{WatchStreamExt as _, watcher as watch_secret};
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio::time::{Instant as Tick, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::custody::{Facts, Found, Seen, decide};
+use super::{KeyMaterial, Ledgers, Ring, RingNotice, RingSettings, RingState, RingTrouble, SECRET_NAME};
+use crate::api::Instant;
+
+/// No request waits longer for its answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest wait after a failure: an API server that comes back is found within seconds.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Who is told what happened to the ring.
+pub type Tell = Arc<dyn Fn(RingNotice) + Send + Sync>;
+
+/// Owns the ring's Secret. One keeper writes at a time; two do no harm, because each write names the version it saw.
+pub struct Keeper {
+    api: Api<Secret>,
+    settings: RingSettings,
+    ledgers: Arc<dyn Ledgers>,
+    clock: fn() -> Instant,
+    tell: Tell,
+    state: watch::Sender<RingState>,
+    seen: Seen,
+    listed: bool,
+    memory: Option<Ring>,
+    /// The last notices that came without a write, so that a lasting state is told once.
+    told: Vec<RingNotice>,
+    failures: u32,
+    wait_until: Option<Tick>,
+}
+
+/// Why a pass came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum PassError {
+    #[error("making a key failed: {0}")]
+    Key(#[from] super::KeyError),
+    #[error("writing the key ring failed: {}", reason(.0))]
+    Write(kube::Error),
+    #[error("reading the key ring failed: {}", reason(.0))]
+    Read(kube::Error),
+    #[error("no answer about the key ring within {} s", REQUEST_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+impl Keeper {
+    /// A keeper of the ring in this namespace, and where its state can be read. The client's own retries are to be off:
+    /// a write is repeated only after a new decision.
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        settings: RingSettings,
+        ledgers: Arc<dyn Ledgers>,
+        clock: fn() -> Instant,
+        tell: Tell,
+    ) -> (Self, watch::Receiver<RingState>) {
+        let (state, receiver) = watch::channel(RingState::default());
+        let keeper = Self {
+            api: Api::namespaced(client, namespace),
+            settings,
+            ledgers,
+            clock,
+            tell,
+            state,
+            seen: Seen::Unknown,
+            listed: false,
+            memory: None,
+            told: Vec::new(),
+            failures: 0,
+            wait_until: None,
+        };
+        (keeper, receiver)
+    }
+
+    /// Keeps the ring until `stop`; a write in hand is finished.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let config = watcher::Config::default().fields(&format!("metadata.name={SECRET_NAME}"));
+        let mut events = pin!(watch_secret(self.api.clone(), config).backoff(Capped::default()));
+        // Wall-clock instants are compared every second: a timer alone sleeps through a suspended machine.
+        let mut seconds = interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(event) = events.next() => self.note(event),
+                _ = seconds.tick() => {}
+            }
+            if self.wait_until.is_none_or(|until| Tick::now() >= until) {
+                let passed = self.pass().await;
+                self.count(passed);
+            }
+        }
+    }
+
+    fn note(&mut self, event: Result<Event<Secret>, watcher::Error>) {
+        match event {
+            Ok(Event::Init) => self.listed = false,
+            Ok(Event::Apply(secret)) => self.see(secret),
+            Ok(Event::InitApply(secret)) => {
+                self.listed = true;
+                self.see(secret);
+            }
+            // A deletion that happened while the watch was down is seen only as an absence from the list. The list may
+            // lag; then the create that follows meets a conflict, and the Secret is read.
+            Ok(Event::InitDone) if !self.listed => self.seen = Seen::Absent,
+            Ok(Event::Delete(secret)) if self.is_news(&secret.metadata) => self.seen = Seen::Absent,
+            Ok(Event::InitDone | Event::Delete(_)) => {}
+            Err(error) => {
+                tracing::warn!(error = watch_reason(&error), "watching the key ring failed; the known keys are served");
+            }
+        }
+    }
+
+    fn see(&mut self, secret: Secret) {
+        if secret.metadata.name.as_deref() == Some(SECRET_NAME) && self.is_news(&secret.metadata) {
+            self.seen = Seen::Present(Box::new(Found::new(secret)));
+        }
+    }
+
+    /// A watch may lag behind our own writes.
+    fn is_news(&self, metadata: &ObjectMeta) -> bool {
+        let Seen::Present(found) = &self.seen else { return true };
+        match (version(metadata), version(&found.metadata)) {
+            (Some(new), Some(old)) => new > old,
+            _ => true,
+        }
+    }
+
+    async fn pass(&mut self) -> Result<(), PassError> {
+        let facts = Facts::of(&*self.ledgers);
+        let at = ((self.clock)(), &self.settings);
+        let decision = decide(&self.seen, self.memory.as_ref(), &facts, at, &mut KeyMaterial::generate)?;
+        self.memory = decision.serve;
+        self.publish(decision.trouble);
+        let Some(ring) = decision.write else {
+            self.tell_once(decision.notices);
+            return Ok(());
+        };
+        if let Some(secret) = self.write(&ring).await? {
+            self.seen = Seen::Present(Box::new(Found::new(secret)));
+            self.memory = Some(ring);
+            self.publish(None);
+            self.told.clear();
+            decision.notices.into_iter().for_each(&*self.tell);
+        }
+        Ok(())
+    }
+
+    /// Stores the ring over what was seen. `None` if somebody was faster; then the Secret has been read again.
+    async fn write(&mut self, ring: &Ring) -> Result<Option<Secret>, PassError> {
+        let params = PostParams::default();
+        let answer = match &self.seen {
+            Seen::Present(found) => {
+                let secret = found.with(ring.data());
+                timeout(REQUEST_TIMEOUT, self.api.replace(SECRET_NAME, &params, &secret)).await
+            }
+            Seen::Unknown | Seen::Absent => {
+                let metadata = ObjectMeta { name: Some(SECRET_NAME.into()), ..ObjectMeta::default() };
+                let secret = Found { metadata, ring: Err(super::RingError::Empty) }.with(ring.data());
+                timeout(REQUEST_TIMEOUT, self.api.create(&params, &secret)).await
+            }
+        };
+        match answer.map_err(|_| PassError::Timeout) {
+            Ok(Ok(secret)) => Ok(Some(secret)),
+            Ok(Err(kube::Error::Api(status)))
+                if status.is_conflict() || status.is_already_exists() || status.is_not_found() =>
+            {
+                self.read().await.map(|()| None)
+            }
+            // The write may have been carried out: what is there now is seen before anything else is decided.
+            Ok(Err(error)) => self.read().await.and(Err(PassError::Write(error))),
+            Err(late) => self.read().await.and(Err(late)),
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), PassError> {
+        let answer = timeout(REQUEST_TIMEOUT, self.api.get_opt(SECRET_NAME)).await.map_err(|_| PassError::Timeout)?;
+        self.seen = match answer.map_err(PassError::Read)? {
+            Some(secret) => Seen::Present(Box::new(Found::new(secret))),
+            None => Seen::Absent,
+        };
+        Ok(())
+    }
+
+    fn publish(&self, trouble: Option<RingTrouble>) {
+        let before = self.state.borrow().clone();
+        let ring = match (&before.ring, &self.memory) {
+            (Some(shared), Some(ring)) if **shared == *ring => Some(shared.clone()),
+            (_, ring) => ring.clone().map(Arc::new),
+        };
+        let news = trouble.clone().filter(|_| trouble != before.trouble);
+        let after = RingState { ring, trouble };
+        if after != before {
+            self.state.send_replace(after);
+        }
+        if let Some(trouble) = news {
+            (self.tell)(RingNotice { warning: true, reason: trouble.reason(), message: trouble.to_string() });
+        }
+    }
+
+    fn tell_once(&mut self, notices: Vec<RingNotice>) {
+        if notices != self.told {
+            notices.iter().cloned().for_each(&*self.tell);
+            self.told = notices;
+        }
+    }
+
+    fn count(&mut self, passed: Result<(), PassError>) {
+        match passed {
+            Ok(()) => (self.failures, self.wait_until) = (0, None),
+            Err(error) => {
+                tracing::warn!(%error, failures = self.failures, "the key ring was not written; the known keys are served");
+                let wait = Duration::from_millis(500 << self.failures.min(4)).min(LONGEST_WAIT);
+                self.failures = self.failures.saturating_add(1);
+                self.wait_until = Some(Tick::now() + wait);
+            }
+        }
+    }
+}
+
+/// Never the whole error: an answer that does not parse may be quoted in it.
+pub(super) fn reason(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} ({})", status.reason, status.code),
+        kube::Error::SerdeError(_) => "unreadable answer".into(),
+        other => other.to_string(),
+    }
+}
+
+fn watch_reason(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => reason(error),
+        watcher::Error::WatchError(status) => format!("{} ({})", status.reason, status.code),
+        watcher::Error::NoResourceVersion => "no resource version".into(),
+    }
+}
+
+fn version(metadata: &ObjectMeta) -> Option<u64> {
+    metadata.resource_version.as_deref()?.parse().ok()
+}
+
+/// The library's backoff, but never longer than a few seconds.
+#[derive(Default)]
+struct Capped(DefaultBackoff);
+
+impl Iterator for Capped {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|wait| wait.min(LONGEST_WAIT))
+    }
+}
+
+impl Backoff for Capped {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
