@@ -1,0 +1,5 @@
+//! What integration tests stand on: a control plane, the operator on it, and ways to look at both.
+
+pub(crate) mod cluster;
+pub(crate) mod operator;
+pub(crate) mod plane;

@@ -1,0 +1,387 @@
+//! The real operator, run as its own service account with nothing but the shipped RBAC.
+//!
+//! It lives as long as the pipe to it: it is killed when its [`Operator`] is dropped and also when the test process dies
+//! in any other way.
+#![allow(dead_code, reason = "each test binary uses a part of this file")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a failure is the test's verdict")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::cluster::wait_for;
+use super::plane::Plane;
+
+/// The `iss` of all tokens: nothing needs to resolve it.
+pub(crate) const ISSUER: &str = "https://issuer.example.com";
+/// Where the operator of most tests lives.
+pub(crate) const NAMESPACE: &str = "virtual-accounts";
+/// A caller that may introspect, and one that may not; both in the operator's namespace.
+const CALLER: &str = "checker";
+const STRANGER: &str = "stranger";
+const CALLERS: &str = r"---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: checker, namespace: NAMESPACE}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: stranger, namespace: NAMESPACE}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: NAMESPACE-checker}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: virtual-accounts-introspection}
+subjects: [{kind: ServiceAccount, name: checker, namespace: NAMESPACE}]
+";
+
+const BINARY: &str = env!("CARGO_BIN_EXE_virtual-account-operator");
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+const START: Duration = Duration::from_secs(30);
+
+// Prints the operator's process id, kills it when stdin ends and ends with its exit code. `env` and the operator take the
+// place of the background shell, so the id is the operator's.
+const KEEPER: &str = r#"log=$1; shift; exec 3<&0
+"$@" </dev/null >>"$log" 2>&1 3<&- & pid=$!
+echo $pid; exec >/dev/null
+(read -r _ <&3; kill -KILL $pid) & keeper=$!
+exec 3<&-; wait $pid; code=$?; kill $keeper; exit $code"#;
+
+/// How to run the operator.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    /// Its namespace; default: [`NAMESPACE`].
+    pub(crate) namespace: Option<String>,
+    /// More flags of `run`.
+    pub(crate) flags: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    /// `RUST_LOG`.
+    pub(crate) log: Option<String>,
+    /// Its wall clock, as libfaketime has it (`+30d`); it can be moved by [`Operator::set_clock`]. Only the wall clock:
+    /// timers go on as ever. The check against the API server's clock is switched off.
+    pub(crate) clock: Option<String>,
+}
+
+impl Options {
+    /// With these flags.
+    pub(crate) fn flags(flags: &[&str]) -> Self {
+        Self { flags: flags.iter().map(|flag| (*flag).to_owned()).collect(), ..Self::default() }
+    }
+}
+
+/// A running operator.
+pub(crate) struct Operator {
+    child: Child,
+    /// `None` once it is told to end.
+    stdin: Option<ChildStdin>,
+    pid: u32,
+    log: PathBuf,
+    clock: Option<PathBuf>,
+    namespace: String,
+    admin: PathBuf,
+    public: String,
+    ops: String,
+    caller: String,
+    stranger: String,
+}
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// The head, as received.
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// A header's value.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let headers = self.head.lines().filter_map(|line| line.split_once(':'));
+        headers.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+    }
+}
+
+impl Operator {
+    /// Installs CRDs and RBAC if need be, starts the operator and waits until it is ready. A second one in the same
+    /// namespace of the same plane takes over the first one's key ring.
+    pub(crate) fn start(plane: &Plane, options: Options) -> Self {
+        Self::launch(plane, options).wait_ready()
+    }
+
+    /// As [`Operator::start`], without waiting for `/readyz`: for one that has reasons not to get ready.
+    pub(crate) fn launch(plane: &Plane, options: Options) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let namespace = options.namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned());
+        prepare(plane, &namespace);
+        let kubeconfig = plane.serviceaccount_kubeconfig(&namespace, "virtual-account-operator");
+        let stem = plane.dir().join(format!("operator-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let log = stem.with_extension("log");
+        let clock = options.clock.as_ref().map(|clock| {
+            let file = stem.with_extension("clock");
+            fs::write(&file, clock).expect("the plane's directory can be written");
+            file
+        });
+        let mut command = Command::new("sh");
+        command.args(["-c", KEEPER, "keeper"]).arg(&log).arg("env");
+        command.args(environment(clock.as_deref())).arg(BINARY).args(arguments(&options, &namespace));
+        command.env("KUBECONFIG", kubeconfig).env("RUST_LOG", options.log.as_deref().unwrap_or("info"));
+        // The shell's remarks about what it killed are no news.
+        command.envs(options.env).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = isolated(&mut command).spawn().unwrap_or_else(|error| panic!("cannot run sh: {error}"));
+        let mut pid = String::new();
+        let stdout = child.stdout.take().expect("stdout is piped");
+        BufReader::new(stdout).read_line(&mut pid).expect("the shell prints the operator's process id");
+        let mut operator = Self {
+            stdin: child.stdin.take(),
+            child,
+            pid: pid.trim().parse().unwrap_or_else(|_| panic!("no process id in {pid:?}")),
+            log,
+            clock,
+            caller: token(plane, &namespace, CALLER),
+            stranger: token(plane, &namespace, STRANGER),
+            namespace,
+            admin: plane.kubeconfig_path(),
+            public: String::new(),
+            ops: String::new(),
+        };
+        operator.public = operator.wait_address("public");
+        operator.ops = operator.wait_address("ops");
+        operator
+    }
+
+    /// Waits until `/readyz` says so.
+    pub(crate) fn wait_ready(mut self) -> Self {
+        let what = format!("the operator to be ready (log: {})", self.log.display());
+        wait_for(&what, START, || {
+            self.assert_running();
+            match self.get_ops("/readyz") {
+                Answer { status: 200, .. } => Ok(()),
+                other => Err(other.body),
+            }
+        });
+        self
+    }
+
+    /// SIGKILL, and waits for its end.
+    pub(crate) fn kill(&mut self) {
+        drop(self.stdin.take());
+        self.child.wait().expect("the shell can be waited for");
+    }
+
+    /// SIGTERM, and waits for its end.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        // The shell's builtin: the id is ours as long as we have not waited for the shell.
+        let sent = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.pid)]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "the operator had ended before");
+        self.child.wait().expect("the shell can be waited for")
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Everything it has logged.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Moves its wall clock: `+2h` from the real one. Only for one that was started with a clock.
+    pub(crate) fn set_clock(&self, clock: &str) {
+        let file = self.clock.as_ref().expect("started with a clock");
+        // It reads the file whenever it reads the clock, so the file must never be seen half written.
+        let next = file.with_extension("next");
+        fs::write(&next, clock).and_then(|()| fs::rename(next, file)).expect("the plane's directory can be written");
+    }
+
+    /// Another command of the binary, as the administrator, with the operator's clock.
+    pub(crate) fn command(&self, args: &[&str], stdin: &str) -> Output {
+        let mut command = Command::new("env");
+        command.args(environment(self.clock.as_deref())).arg(BINARY).args(args);
+        if self.clock.is_some() && args.first() == Some(&"verify") {
+            command.args(["--max-clock-skew", "0"]);
+        }
+        command.env("KUBECONFIG", &self.admin).env("POD_NAMESPACE", &self.namespace).env("RUST_LOG", "warn");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = isolated(&mut command).spawn().unwrap_or_else(|error| panic!("cannot run {BINARY}: {error}"));
+        let mut pipe = child.stdin.take().expect("stdin is piped");
+        // A command that reads no stdin may have closed it.
+        let _ = pipe.write_all(stdin.as_bytes());
+        drop(pipe);
+        child.wait_with_output().expect("the command can be waited for")
+    }
+
+    /// `GET` on the public listener.
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        self.get_with(path, "")
+    }
+
+    /// The same with more header lines, each ended by CRLF.
+    pub(crate) fn get_with(&self, path: &str, headers: &str) -> Answer {
+        http(&self.public, "GET", path, headers, "")
+    }
+
+    /// `GET` on the ops listener.
+    pub(crate) fn get_ops(&self, path: &str) -> Answer {
+        http(&self.ops, "GET", path, "", "")
+    }
+
+    pub(crate) fn metrics(&self) -> String {
+        self.get_ops("/metrics").body
+    }
+
+    pub(crate) fn jwks(&self) -> Value {
+        self.get("/jwks.json").json()
+    }
+
+    /// What the introspection endpoint says of a token to a caller that may ask.
+    pub(crate) fn introspect(&self, token: &str) -> Value {
+        let answer = self.introspect_as(Some(&self.caller), token);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    }
+
+    /// Whether it says that the token is good.
+    pub(crate) fn accepts(&self, token: &str) -> bool {
+        self.introspect(token)["active"] == true
+    }
+
+    /// The same as somebody else.
+    pub(crate) fn introspect_as(&self, caller: Option<&str>, token: &str) -> Answer {
+        let authorization = caller.map(|caller| format!("authorization: Bearer {caller}\r\n")).unwrap_or_default();
+        let headers = format!("{authorization}content-type: application/x-www-form-urlencoded\r\n");
+        http(&self.public, "POST", "/introspect", &headers, &format!("token={token}"))
+    }
+
+    /// The token of a service account without any role.
+    pub(crate) fn stranger(&self) -> &str {
+        &self.stranger
+    }
+
+    /// The operator's namespace.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The user name that the audit log has for it.
+    pub(crate) fn user(&self) -> String {
+        format!("system:serviceaccount:{}:virtual-account-operator", self.namespace)
+    }
+
+    /// Where a listener is bound: with port 0 only the log knows.
+    fn wait_address(&mut self, listener: &str) -> String {
+        wait_for(&format!("the {listener} listener (log: {})", self.log.display()), START, || {
+            self.assert_running();
+            let log = self.log();
+            let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let mut bound = lines.filter(|line| line["message"] == "listening" && line["listener"] == listener);
+            let address = bound.next().and_then(|line| line["address"].as_str().map(str::to_owned));
+            address.ok_or("no such line")
+        })
+    }
+
+    fn assert_running(&mut self) {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            panic!("the operator ended with {status}: {}", self.log());
+        }
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        // A panic here would abort the test process.
+        let _ = self.child.wait();
+    }
+}
+
+/// Installs what an administrator installs, into this namespace.
+fn prepare(plane: &Plane, namespace: &str) {
+    let crd = plane.kubectl(&["get", "crd", "virtualaccounts.virtualaccounts.dev"], None);
+    if !crd.status.success() {
+        plane.install(&virtual_account_operator::api::yaml().expect("the definitions can be printed"));
+    }
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/rbac");
+    let shipped = plane.kubectl_ok(&["kustomize", &directory.to_string_lossy()], None) + "\n";
+    // As kustomize does it for an overlay: the namespace itself, and where others name it. A further operator on the same
+    // plane needs a binding of its own.
+    let mut objects = shipped.replace(&format!(": {NAMESPACE}\n"), &format!(": {namespace}\n"));
+    if namespace != NAMESPACE {
+        objects = objects.replace(
+            "kind: ClusterRoleBinding\nmetadata:\n  name: virtual-account-operator\n",
+            &format!("kind: ClusterRoleBinding\nmetadata:\n  name: virtual-account-operator-{namespace}\n"),
+        );
+    }
+    objects += &CALLERS.replace("NAMESPACE", namespace);
+    plane.kubectl_ok(&["apply", "-f", "-"], Some(&objects));
+}
+
+fn token(plane: &Plane, namespace: &str, name: &str) -> String {
+    // A moved clock must not make it expire.
+    plane.kubectl_ok(&["create", "token", name, "-n", namespace, "--duration", "876000h"], None)
+}
+
+fn arguments(options: &Options, namespace: &str) -> Vec<String> {
+    let fixed = ["--log-format", "json", "run", "--issuer-url", ISSUER, "--namespace", namespace];
+    let addresses = ["--public-address", "127.0.0.1:0", "--ops-address", "127.0.0.1:0"];
+    let mut arguments: Vec<String> = fixed.iter().chain(&addresses).map(|text| (*text).to_owned()).collect();
+    if options.clock.is_some() {
+        arguments.extend(["--max-clock-skew".to_owned(), "0".to_owned()]);
+    }
+    arguments.extend(options.flags.iter().cloned());
+    arguments
+}
+
+// Set by `env` and not for the shell: nothing but the operator runs on a moved clock.
+fn environment(clock: Option<&Path>) -> Vec<String> {
+    let Some(file) = clock else { return Vec::new() };
+    vec![
+        format!("LD_PRELOAD={FAKETIME}"),
+        format!("FAKETIME_TIMESTAMP_FILE={}", file.display()),
+        "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
+        "FAKETIME_NO_CACHE=1".to_owned(),
+    ]
+}
+
+/// Without settings and proxies of whoever runs the tests.
+fn isolated(command: &mut Command) -> &mut Command {
+    for (key, _) in std::env::vars() {
+        if key.starts_with("VAO_") || key.to_ascii_lowercase().ends_with("_proxy") || key.starts_with("FAKETIME") {
+            command.env_remove(key);
+        }
+    }
+    command
+}
+
+/// One request on a connection of its own. All our answers have a length, so the end of the connection is the end of it.
+fn http(address: &str, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+    let answer = TcpStream::connect(address).and_then(|mut stream| {
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let length = body.len();
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {length}\r\n");
+        stream.write_all(format!("{head}{headers}\r\n{body}").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    });
+    let answer = answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Answer {
+        status: status.unwrap_or_else(|| panic!("{method} {path}: no HTTP answer: {answer:?}")),
+        head: head.to_owned(),
+        body: body.to_owned(),
+    }
+}
