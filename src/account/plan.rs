@@ -241,8 +241,11 @@ fn in_the_future(input: &Input) -> Result<Option<IssueReason>, Block> {
 }
 
 fn key_missing(input: &Input) -> Result<Option<IssueReason>, Block> {
-    match input.observed.standing(input.newest) {
-        Standing::Missing if input.observed.ring.is_some() => Err(Block::KeyMissing(input.newest.key_id.clone())),
+    let observed = input.observed;
+    match (observed.standing(input.newest), &observed.ring, &observed.ring_trouble) {
+        (Standing::Missing, Some(_), _) => Err(Block::KeyMissing(input.newest.key_id.clone())),
+        // No ring at all: what cures that is not the same as for one key.
+        (Standing::Missing, None, Some(trouble)) => Err(Block::KeyRing(trouble.clone())),
         _ => Ok(None),
     }
 }
