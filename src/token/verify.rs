@@ -137,7 +137,7 @@ impl fmt::Display for Refusal {
             Self::AccountDisabled => "the token's account is disabled",
             Self::AccountExpired => "the token's account is past its expiration date",
             Self::WrongAccount => "the token belongs to another account",
-            Self::NotInLedger => "the token is not in its account's ledger: it was retired, or never issued",
+            Self::NotInLedger => "the token is not in its account's ledger: it was retired or revoked, or never issued",
             Self::EntryDiffers => "the token differs from its entry in its account's ledger",
             Self::Revoked => "the token is revoked",
             Self::Expired => "the token has expired",
