@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::cluster::{account, current, entries, wait_for};
+use crate::support::cluster::{account, account_path, current, entries, ready, wait_for};
 use crate::{Given, World, rotating};
 
 #[test]
@@ -21,6 +21,23 @@ fn secret_goes_with_the_account_and_the_token_is_refused() {
     wait_for("the metrics of the account to go", Duration::from_secs(5), || {
         let metrics = world.operator.metrics();
         if metrics.contains(&format!("namespace=\"{}\"", world.ns)) { Err("they are there") } else { Ok(()) }
+    });
+}
+
+#[test]
+fn account_that_somebody_holds_back_is_refused_while_it_goes() {
+    let world = World::new("finalizer");
+    let given = world.ready(rotating());
+    let path = account_path(&world.ns, "cart");
+    world.cluster.patch(&path, &json!({"metadata": {"finalizers": ["example.com/hold"]}}));
+    world.cluster.delete_account(&world.ns, "cart");
+    let account = world.reason("Deleting");
+    assert_eq!(ready(&account)["status"], "False");
+    assert!(!world.operator.accepts(&given.token));
+    world.annotate("rotate", &json!("too-late"));
+    world.cluster.patch(&path, &json!({"metadata": {"finalizers": null}}));
+    wait_for("the Secret to go", Duration::from_secs(20), || {
+        if world.cluster.secret(&world.ns, "cart-token").is_none() { Ok(()) } else { Err("the Secret is there") }
     });
 }
 
@@ -90,4 +107,14 @@ fn retained_then_deleted(world: &World) -> Given {
         if world.operator.accepts(&given.token) { Err("active") } else { Ok(()) }
     });
     given
+}
+
+#[test]
+fn namespace_goes_with_all_that_is_in_it() {
+    let world = World::new("namespace");
+    let given = world.ready(rotating());
+    world.plane.kubectl_ok(&["delete", "namespace", &world.ns, "--timeout=30s"], None);
+    assert!(!world.operator.accepts(&given.token));
+    // The Secret may go before the account, and nothing can be created any more; nobody else waits for that.
+    World::new("after").ready(json!({}));
 }

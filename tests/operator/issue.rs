@@ -37,6 +37,23 @@ fn first_token_is_recorded_delivered_and_ready() {
 }
 
 #[test]
+fn first_issue_is_recorded_before_it_is_delivered() {
+    let world = World::new("writes");
+    let created = world.create("cart", rotating());
+    let given = world.given("cart");
+    let [pending, done] = &world.cluster.history(&world.ns, "cart", &created)[..] else { panic!("two status writes") };
+    let status = &pending["status"];
+    assert_eq!(status["observedGeneration"], -1, "in progress for those who judge by kstatus");
+    assert_eq!((&ready(pending)["status"], &ready(pending)["reason"]), (&json!("False"), &json!("Issuing")));
+    assert_eq!(entries(pending)[0]["phase"], "Pending");
+    for key in ["account", "jwtId", "expiresAt", "nextScheduledRotation"] {
+        assert_eq!(status[key], done["status"][key], "{key}");
+    }
+    assert_eq!(status["tokenSecret"], Value::Null);
+    assert_eq!(done["status"], given.account["status"]);
+}
+
+#[test]
 fn secret_holds_the_token_and_says_whose_it_is() {
     let world = World::new("content");
     let given = world.ready(rotating());
@@ -202,6 +219,11 @@ fn past_expiration_date_refuses_and_a_later_one_issues_anew() {
     let next = world.successor(&given);
     assert_eq!(next.account["status"]["expiresAt"], format!("{}T00:00:00Z", date(31)));
     assert!(world.operator.accepts(&next.token));
+
+    world.edit(&json!({"expirationDate": null}));
+    let account = world.reason("Delivered");
+    assert_eq!(entries(&account), entries(&next.account), "what was delivered keeps its end");
+    assert!(account["status"]["nextScheduledRotation"].is_string(), "and gets a successor in time");
 }
 
 #[test]

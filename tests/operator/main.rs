@@ -6,10 +6,12 @@
 mod support;
 
 mod deletion;
+mod failure;
 mod issue;
 mod keys;
 mod look;
 mod online;
+mod restart;
 mod revoke;
 mod ring;
 mod rotate;

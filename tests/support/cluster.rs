@@ -113,6 +113,18 @@ impl Cluster {
         list["items"].as_array().cloned().unwrap_or_default()
     }
 
+    /// What became of the account since this version of it, oldest first: one object for each write.
+    pub(crate) fn history(&self, namespace: &str, name: &str, since: &Value) -> Vec<Value> {
+        let version = since["metadata"]["resourceVersion"].as_str().expect("an object has a version");
+        let uri = format!(
+            "{ACCOUNTS}/namespaces/{namespace}/virtualaccounts?watch=true&timeoutSeconds=1&resourceVersion={version}"
+        );
+        let request = Request::get(uri).body(Vec::new()).expect("a request");
+        let text = self.runtime.block_on(self.client.request_text(request)).expect("a watch");
+        let events = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        events.map(|event| event["object"].clone()).filter(|object| object["metadata"]["name"] == name).collect()
+    }
+
     /// Changes the spec, by merge patch.
     pub(crate) fn edit(&self, namespace: &str, name: &str, spec: &Value) -> Value {
         self.patch(&account_path(namespace, name), &json!({"spec": spec}))
