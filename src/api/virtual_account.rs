@@ -7,7 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::CustomResourceExt;
 use kube::{CustomResource, KubeSchema};
@@ -56,7 +58,7 @@ pub struct VirtualAccountSpec {
     /// The last day of the account, `yyyy-mm-dd`, UTC. It is valid through the end of that day; after it every online
     /// check refuses its tokens. Copies in Secrets stay; a later date issues anew. Default: no end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 10, max = 10), regex(pattern = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"))]
+    #[schemars(length(max = 10), regex(pattern = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"))]
     #[x_kube(validation = Rule::new("!format.date().validate(self).hasValue()").message("must be a real date, yyyy-mm-dd, for example 2027-02-28"))]
     pub expiration_date: Option<String>,
 
@@ -69,7 +71,8 @@ pub struct VirtualAccountSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owned_by: Option<OwnedBy>,
 
-    /// The Secret in the account's namespace that holds the token.
+    /// The Secret in the account's namespace that holds the token: keys `token`, `jti`, `expires-at`, `issuer`, and during
+    /// a grace period `previous-token` and `previous-jti`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_secret: Option<TokenSecret>,
 
@@ -155,30 +158,36 @@ pub struct OwnedBy {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenSecret {
-    /// The Secret's name. Default: `<account>-token`. A Secret that belongs to somebody else is never touched.
+    /// The Secret's name. Default: `<account>-token`. A Secret that belongs to somebody else is never touched. After a
+    /// change the new Secret is written before the old one is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 253),
         regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
     )]
     pub name: Option<String>,
-    /// More labels for the Secret. The operator's own, `app.kubernetes.io/managed-by` and those of Argo CD and Flux are
-    /// refused.
+    /// More labels for the Secret, at most 32. The operator's own, `app.kubernetes.io/managed-by` and those of Argo CD
+    /// and Flux are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new(RESERVED_RULE).message("labels under virtualaccounts.dev/, argocd.argoproj.io/, *.toolkit.fluxcd.io/ and app.kubernetes.io/managed-by, app.kubernetes.io/instance are reserved; remove them"))]
-    #[x_kube(validation = Rule::new("self.all(k, !format.qualifiedName().validate(k).hasValue() && !format.labelValue().validate(self[k]).hasValue())").message("each must be a valid label key and value (at most 63 letters, digits, '-', '_' and '.')"))]
+    #[x_kube(validation = Rule::new(RESERVED_RULE).message(RESERVED_MESSAGE))]
+    #[x_kube(validation = Rule::new("self.all(k, !format.qualifiedName().validate(k).hasValue() && !format.labelValue().validate(self[k]).hasValue())").message("each key and value must be valid for a label: at most 63 letters, digits, '-', '_' and '.'; a key may have a DNS prefix, prefix/name"))]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     pub labels: Option<BTreeMap<String, String>>,
-    /// More annotations for the Secret. The operator's own and those of Argo CD and Flux are refused.
+    /// More annotations for the Secret, at most 32. The operator's own and those of Argo CD and Flux are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new(RESERVED_RULE).message("annotations under virtualaccounts.dev/, argocd.argoproj.io/, *.toolkit.fluxcd.io/ and kubectl.kubernetes.io/ are reserved; remove them"))]
-    #[x_kube(validation = Rule::new("self.all(k, !format.qualifiedName().validate(k.lowerAscii()).hasValue())").message("each key must be a valid annotation key"))]
+    #[x_kube(validation = Rule::new(RESERVED_RULE).message(RESERVED_MESSAGE))]
+    #[x_kube(validation = Rule::new("self.all(k, !format.qualifiedName().validate(k.lowerAscii()).hasValue())").message("each key must be valid for an annotation: at most 63 letters, digits, '-', '_' and '.', with or without a DNS prefix, prefix/name"))]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
     pub annotations: Option<BTreeMap<String, String>>,
-    /// What becomes of the Secret when the account is deleted or names another Secret. Default: Delete.
+    /// What becomes of the Secret when the account is deleted or names another Secret: Delete (the default), or Retain,
+    /// and then it is nobody's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    // Of an optional enum the API server would get the enum's description, not the field's.
+    #[schemars(with = "String", extend("enum" = ["Delete", "Retain"]))]
     pub deletion_policy: Option<DeletionPolicy>,
 }
+
+const RESERVED_MESSAGE: &str = "reserved are virtualaccounts.dev/, argocd.argoproj.io/, *.toolkit.fluxcd.io/, kubernetes.io/, kubectl.kubernetes.io/, app.kubernetes.io/managed-by and app.kubernetes.io/instance; remove such keys";
 
 // Also the API server's own prefix of service account tokens: it would fill in a real credential.
 const RESERVED_RULE: &str = "self.all(k, !k.startsWith('virtualaccounts.dev/') && !k.startsWith('argocd.argoproj.io/') && !k.matches('^([a-z0-9-]+[.])*toolkit[.]fluxcd[.]io/') && !k.startsWith('kubernetes.io/') && !k.startsWith('kubectl.kubernetes.io/') && k != 'app.kubernetes.io/managed-by' && k != 'app.kubernetes.io/instance')";
@@ -265,9 +274,11 @@ pub struct Entry {
     pub expires_at: Instant,
     /// How long its predecessors stay valid once every target holds it.
     pub grace: Seconds,
-    /// Why it was issued.
+    /// Why it was issued: First, Scheduled, Request (the rotate annotation), SpecChange (audiences or an earlier end),
+    /// Revocation, KeyChange, LimitChange, ClockChange, or Adopted (found in the Secret after the status was lost).
     pub reason: IssueReason,
-    /// Where it is in its life.
+    /// Where it is in its life. Pending: some target still lacks it. Current: every target holds it. Superseded: every
+    /// target holds a newer one; valid until graceEndsAt. Revoked: refused.
     pub phase: Phase,
     /// When the grace of a superseded token is over. Online checks refuse it from then on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -348,19 +359,33 @@ pub struct TargetError {
     pub message: String,
 }
 
-/// The definition, with the two things that the derive cannot say.
+/// The definition, with what the derive cannot say.
 pub(super) fn crd() -> CustomResourceDefinition {
     let mut crd = VirtualAccount::crd();
     for version in &mut crd.spec.versions {
         let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) else {
             continue;
         };
+        tidy(schema);
         schema.x_kubernetes_validations = serde_json::from_value(json!([name_rule()])).ok();
         if let Some(status) = schema.properties.as_mut().and_then(|properties| properties.get_mut("status")) {
             status.default = serde_json::from_value(json!({"observedGeneration": -1})).ok();
         }
     }
     crd
+}
+
+/// One line for each sentence, as `kubectl explain` and the YAML keep line ends; and no field is nullable: the API server
+/// then drops a null, which a template's empty line leaves, instead of storing it.
+fn tidy(schema: &mut JSONSchemaProps) {
+    if let Some(description) = &mut schema.description {
+        *description = description.split_whitespace().collect::<Vec<_>>().join(" ").replace(". ", ".\n");
+    }
+    schema.nullable = None;
+    schema.properties.iter_mut().flat_map(BTreeMap::values_mut).for_each(tidy);
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        tidy(items);
+    }
 }
 
 // At the root because only a root rule sees metadata.name; for new objects only (`optionalOldSelf`), because a root rule
