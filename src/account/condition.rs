@@ -245,7 +245,7 @@ fn at_rest(facts: &Facts) -> Verdict {
     }
     if !issued {
         let why = match facts.block {
-            Some(Block::Clock) => "the local clock and the API server's differ by more than --max-clock-skew",
+            Some(Block::Clock) => CLOCK,
             _ => "the first token is not issued yet",
         };
         return Verdict::new(false, Reason::Issuing, why);
@@ -271,9 +271,20 @@ fn at_rest(facts: &Facts) -> Verdict {
             Reason::Delivered,
             format!("the newest token is delivered; the spec's change is issued at {at}"),
         ),
+        Some(Block::KeyRing(why)) => {
+            Verdict::new(true, Reason::Delivered, format!("the newest token is delivered; its successor waits: {why}"))
+        }
+        Some(Block::Clock) => Verdict::new(
+            true,
+            Reason::Delivered,
+            format!("the newest token is delivered; its successor waits: {CLOCK}"),
+        ),
         _ => Verdict::new(true, Reason::Delivered, format!("Secret {} holds the newest token", desired.secret.name)),
     }
 }
+
+const CLOCK: &str =
+    "the operator's clock and the API server's differ by more than --max-clock-skew; set the clock right";
 
 // `None` where the state says "unchanged".
 fn delivered(facts: &Facts, ready: &Verdict) -> Option<Verdict> {

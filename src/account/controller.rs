@@ -22,14 +22,14 @@ use super::kubernetes::Kubernetes;
 
 use super::observe::version_number;
 use super::secret::{ACCOUNT_LABEL, SecretMeta};
-use crate::api::{AccountId, Instant, IssueReason, Seconds, VirtualAccount, VirtualAccountStatus};
+use crate::api::{AccountId, GROUP, Instant, IssueReason, Seconds, VirtualAccount, VirtualAccountStatus};
 use crate::backoff;
 use crate::clock::{self, ServerClock};
 use crate::events::{Events, Severity};
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::token::{Ledgers, Ring, RingState, fresh_jti};
-use crate::watch::{Cache, Change, Watch, prune_managed_fields, prune_secret};
+use crate::watch::{Cache, Change, Watch, prune_secret};
 
 /// The metadata of a Secret: the operator asks for no more in its watch.
 pub type SecretObject = PartialObjectMeta<Secret>;
@@ -78,7 +78,7 @@ pub struct Watches {
 impl Seen {
     /// The watches and what they fill.
     pub fn new(client: &Client) -> (Arc<Self>, Watches) {
-        let accounts = Watch::<VirtualAccount>::all(client.clone()).prune(prune_managed_fields);
+        let accounts = Watch::<VirtualAccount>::all(client.clone()).prune(prune_account);
         let secrets = Watch::<SecretObject>::all(client.clone()).labels(ACCOUNT_LABEL).prune(prune_secret);
         let seen = Self { accounts: accounts.cache(), secrets: secrets.cache(), by_account: Mutex::default() };
         (Arc::new(seen), Watches { accounts, secrets })
@@ -446,6 +446,15 @@ impl Bucket {
 
     fn take(&mut self) {
         self.level -= 1.0;
+    }
+}
+
+// Of the metadata only what a pass reads stays: kubectl's copy of the manifest alone would double an account's size.
+fn prune_account(account: &mut VirtualAccount) {
+    account.metadata.managed_fields = None;
+    account.metadata.labels = None;
+    if let Some(annotations) = &mut account.metadata.annotations {
+        annotations.retain(|key, _| key.split('/').next() == Some(GROUP));
     }
 }
 

@@ -5,7 +5,7 @@ use super::desired::Desired;
 use super::ledger::{Hold, Ledger};
 use super::observe::Observed;
 use super::plan::{Act, Block, SecretStep, retry_cap};
-use crate::api::{Instant, Phase, Seconds, TargetError, TokenSecretStatus, VirtualAccountStatus};
+use crate::api::{Instant, IssueReason, Phase, Seconds, TargetError, TokenSecretStatus, VirtualAccountStatus};
 use crate::backoff;
 use crate::token::Standing;
 
@@ -162,7 +162,10 @@ fn secret_after(
     };
     match (outcome, &act.secret) {
         (Outcome::Failed(error), _) => {
-            let failures = before.failures.unwrap_or_default().saturating_add(1);
+            // A new generation or a request starts the count anew.
+            let stored = observed.status.as_ref().and_then(|status| status.observed_generation);
+            let anew = stored != Some(desired.generation) || act.issued == Some(IssueReason::Request);
+            let failures = before.failures.filter(|_| !anew).unwrap_or_default().saturating_add(1);
             let delay = backoff::delay(failures.unsigned_abs(), retry_cap(desired), &desired.uid);
             TokenSecretStatus {
                 failures: Some(failures),

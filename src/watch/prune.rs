@@ -25,6 +25,7 @@ pub fn prune_secret(object: &mut PartialObjectMeta<Secret>) {
         labels: meta.labels,
         annotations: meta.annotations,
         owner_references: meta.owner_references,
+        finalizers: meta.finalizers,
         ..ObjectMeta::default()
     };
 }

@@ -1,0 +1,28 @@
+# Everything runs on a machine with Rust, Go, Python 3 and make. Builds go to a cache outside the checkout (hack/env.sh).
+SHELL := /bin/bash
+CARGO := source hack/env.sh && cargo
+
+.PHONY: help demo test crds fmt lint doc
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Watch the operator do its job on a real API server, until Ctrl-C (ONCE=1: check and end)
+	@ONCE='$(ONCE)' hack/demo.sh
+
+test: ## Install what the tests need and run all of them (ARGS='--test schema' for some)
+	@hack/test.sh $(ARGS)
+
+crds: ## Print crds/ from the types again
+	@$(CARGO) run --quiet --locked -- crd >crds/virtualaccounts.yaml.new
+	@mv crds/virtualaccounts.yaml.new crds/virtualaccounts.yaml
+
+fmt: ## Format the source
+	@$(CARGO) fmt
+
+lint: ## Check formatting and lints, as CI does
+	@$(CARGO) fmt --check
+	@$(CARGO) clippy --locked --all-targets -- -D warnings
+
+doc: ## Build the documentation of the source
+	@source hack/env.sh && RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
