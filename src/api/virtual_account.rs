@@ -179,8 +179,8 @@ pub struct TokenSecret {
     #[x_kube(validation = Rule::new("self.all(k, !format.qualifiedName().validate(k.lowerAscii()).hasValue())").message("each key must be valid for an annotation: at most 63 letters, digits, '-', '_' and '.', with or without a DNS prefix, prefix/name"))]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
     pub annotations: Option<BTreeMap<String, String>>,
-    /// What becomes of the Secret when the account is deleted or names another Secret: Delete (the default), or Retain,
-    /// and then it is nobody's.
+    /// What becomes of the Secret when the account is deleted or names another Secret: Delete (the default) removes it,
+    /// Retain leaves it there, no longer rotated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     // Of an optional enum the API server would get the enum's description, not the field's.
     #[schemars(with = "String", extend("enum" = ["Delete", "Retain"]))]

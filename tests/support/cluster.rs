@@ -70,9 +70,9 @@ impl Cluster {
     }
 
     /// Merges a patch (RFC 7396).
-    pub(crate) fn patch(&self, path: &str, patch: &Value) -> Value {
-        self.send("PATCH", path, "application/merge-patch+json", Some(patch))
-            .unwrap_or_else(|refused| panic!("PATCH {path} {patch}: {refused:?}"))
+    pub(crate) fn patch(&self, path: &str, change: &Value) -> Value {
+        self.send("PATCH", path, "application/merge-patch+json", Some(change))
+            .unwrap_or_else(|refused| panic!("PATCH {path} {change}: {refused:?}"))
     }
 
     /// Deletes in the background; what is not there is fine.
