@@ -333,9 +333,18 @@ fn token(plane: &Plane, namespace: &str, name: &str) -> String {
 }
 
 fn arguments(options: &Options, namespace: &str) -> Vec<String> {
-    let fixed = ["--log-format", "json", "run", "--issuer-url", ISSUER, "--namespace", namespace];
-    let addresses = ["--public-address", "127.0.0.1:0", "--ops-address", "127.0.0.1:0"];
-    let mut arguments: Vec<String> = fixed.iter().chain(&addresses).map(|text| (*text).to_owned()).collect();
+    let mut arguments: Vec<String> = ["--log-format", "json", "run"].map(str::to_owned).into();
+    let usual = [
+        ("--issuer-url", ISSUER),
+        ("--namespace", namespace),
+        ("--public-address", "127.0.0.1:0"),
+        ("--ops-address", "127.0.0.1:0"),
+    ];
+    for (flag, value) in usual {
+        if !options.flags.iter().any(|given| given.starts_with(flag)) {
+            arguments.push(format!("{flag}={value}"));
+        }
+    }
     if options.clock.is_some() {
         arguments.extend(["--max-clock-skew".to_owned(), "0".to_owned()]);
     }
