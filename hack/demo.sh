@@ -1,0 +1,391 @@
+#!/usr/bin/env bash
+# The whole job, on a real API server, step by step: `make demo`. It keeps running until Ctrl-C; with ONCE=1 it ends by
+# itself, with exit code 0 only if every step showed what it should.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source hack/env.sh
+
+readonly namespace=virtual-accounts # the operator's, as config/rbac has it
+readonly account=payments-api secret=payments-api-credentials
+readonly grace=12 # seconds: long enough to look at both tokens on a slow machine
+readonly rotate=virtualaccounts.dev/rotate
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/virtual-accounts-demo.XXXXXX")
+log=$work/operator.log
+# The processes that this script started; an empty one has ended or was never there.
+plane_pid='' operator_pid='' follower_pid=''
+told_to_end=''
+
+main() {
+    trap clean_up EXIT
+    trap 'told_to_end=yes; exit 130' INT TERM
+    build
+    # From here on everything is on this machine's loopback, which no proxy reaches.
+    unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
+    step "A real API server"
+    start_plane
+    step "The operator, as its own service account"
+    install
+    start_operator
+    step "Three accounts"
+    show_accounts
+    step "What a token says"
+    show_claims
+    step "Somebody else verifies it: Python's PyJWT, which knows nothing but the issuer's URL"
+    show_verification
+    step "A service asks the operator what the token may do"
+    show_introspection
+    step "Rotate now: two good tokens, side by side"
+    rotate_now
+    step "The grace period ends"
+    end_grace
+    step "Revoke a token"
+    revoke
+    step "Your turn"
+    invite
+    [[ ${ONCE:-} ]] || stay
+}
+
+# --- telling -----------------------------------------------------------------------------------------------------------
+
+steps=0
+bold='' red='' green='' plain=''
+if [[ -t 1 ]]; then bold=$'\e[1m' red=$'\e[31m' green=$'\e[32m' plain=$'\e[0m'; fi
+
+step() {
+    steps=$((steps + 1))
+    printf '\n%s%d. %s%s\n\n' "$bold" "$steps" "$1" "$plain"
+}
+
+say() { printf '   %s\n' "$*"; }
+indent() { sed 's/^/   /'; }
+
+# Says that something holds.
+holds() { printf '   %s✓%s %s\n' "$green" "$plain" "$*"; }
+
+# Ends the demo. What was seen comes on stdin.
+fail() {
+    {
+        printf '\n   %s✗%s %s\n   This was seen:\n' "$red" "$plain" "$*"
+        indent
+        if [[ -s $log ]]; then
+            echo "   The operator's last lines:"
+            tail -n 15 "$log" | indent
+        fi
+    } >&2
+    exit 1
+}
+
+# expect "what should be" PATTERN SEEN
+expect() {
+    # shellcheck disable=SC2053 # it is a pattern
+    if [[ $3 == $2 ]]; then holds "$1"; else fail "$1" <<<"$3"; fi
+}
+
+# A kubectl command as the reader could type it, and its output.
+show() {
+    say "\$ kubectl $*"
+    kubectl "$@" | indent
+    echo
+}
+
+# --- building ----------------------------------------------------------------------------------------------------------
+
+build() {
+    local started=$SECONDS jobs=() job
+    echo "Building the control plane (Go) and the operator (Rust), side by side. The first time takes about 15 minutes."
+    tests/plane/build.sh >"$work/plane.path" 2>"$work/plane.build" & jobs+=($!)
+    cargo build --locked 2>"$work/operator.build" & jobs+=($!)
+    hack/python-env.sh >"$work/python.path" 2>"$work/python.build" & jobs+=($!)
+    follow & follower_pid=$!
+    for job in "${jobs[@]}"; do
+        wait "$job" || { kill "${jobs[@]}" 2>/dev/null || true; fail "the build" <<<"$(tail -n 30 "$work"/*.build)"; }
+    done
+    stop "$follower_pid"
+    follower_pid=''
+    # A copy: another build may replace the original meanwhile.
+    cp "$CARGO_TARGET_DIR/debug/virtual-account-operator" "$work/operator"
+    plane=$(<"$work/plane.path")
+    python=$(<"$work/python.path")/bin/python
+    echo "Built in $((SECONDS - started)) s."
+}
+
+# A line of progress every 10 s.
+follow() {
+    local started=$SECONDS
+    # The current `sleep` would otherwise outlive it.
+    trap 'kill "$nap" 2>/dev/null; exit' TERM
+    while true; do
+        sleep 10 & nap=$!
+        wait "$nap"
+        printf '   %4d s: operator: %d crates compiled; control plane: %s\n' $((SECONDS - started)) \
+            "$(grep -c '^ *Compiling' "$work/operator.build")" "$(plane_progress)"
+    done
+}
+
+plane_progress() {
+    if [[ -s $work/plane.path ]]; then echo built; else tail -n 1 "$work/plane.build" | sed 's/^ *//'; fi
+}
+
+# --- running -----------------------------------------------------------------------------------------------------------
+
+kubectl() { "$plane" kubectl --kubeconfig "$KUBECONFIG" --cache-dir "$work/kubectl-cache" "$@"; }
+
+start_plane() {
+    mkfifo "$work/commands"
+    # It ends at the end of its stdin, so no other process may hold the pipe: it dies with this script in any case.
+    "$plane" up --dir "$work/plane" <"$work/commands" >"$work/plane.ready" 2>"$log" & plane_pid=$!
+    exec 9>"$work/commands"
+    wait_until 60 "the control plane is ready" test -s "$work/plane.ready"
+    server=$(field server <"$work/plane.ready")
+    export KUBECONFIG=$work/plane/admin.kubeconfig
+    say "etcd, kube-apiserver and kube-controller-manager run; the API server is $server"
+}
+
+install() {
+    kubectl apply -k config/crd | indent
+    kubectl apply -k config/rbac | indent
+    kubectl wait --for=condition=Established --timeout=30s crd/virtualaccounts.virtualaccounts.dev >/dev/null
+    # The garbage collector looks for new kinds when it starts.
+    echo "restart kube-controller-manager" >&9
+    kubectl create serviceaccount demo-caller -n "$namespace" | indent
+    kubectl create clusterrolebinding demo-caller --clusterrole virtual-accounts-introspection \
+        --serviceaccount "$namespace:demo-caller" | indent
+    kubectl create token demo-caller -n "$namespace" >"$work/caller.token"
+}
+
+# The operator gets nothing but its service account's token and the shipped roles.
+operator_kubeconfig() {
+    local token
+    token=$(kubectl create token virtual-account-operator -n "$namespace" --duration 24h)
+    cat <<YAML
+apiVersion: v1
+kind: Config
+current-context: operator
+clusters: [{name: demo, cluster: {server: "$server", certificate-authority: "$work/plane/ca.crt"}}]
+users: [{name: operator, user: {token: "$token"}}]
+contexts: [{name: operator, context: {cluster: demo, user: operator, namespace: $namespace}}]
+YAML
+}
+
+start_operator() {
+    # The issuer's URL names the port, so the port must be known before; the kernel says which one is free.
+    issuer=http://127.0.0.1:$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    (umask 077 && operator_kubeconfig >"$work/operator.kubeconfig")
+    local arguments=(
+        run --issuer-url "$issuer" --namespace "$namespace"
+        --public-address "${issuer#http://}" --ops-address 127.0.0.1:0
+        --minimum-rotation-interval 5s --max-clock-skew 5s
+    )
+    say "\$ virtual-account-operator ${arguments[*]}"
+    KUBECONFIG=$work/operator.kubeconfig "$work/operator" --log-format json "${arguments[@]}" </dev/null 9>&- >"$log" 2>&1 &
+    operator_pid=$!
+    wait_until 60 "the operator is ready" ready
+    say "discovery, keys and online checks: $issuer"
+    say "health and metrics:                http://$(listening ops)"
+    holds "it is ready: $(get "http://$(listening ops)/readyz")"
+}
+
+ready() { [[ $(listening ops) ]] && get "http://$(listening ops)/readyz" >/dev/null; }
+
+# Where a listener is bound: the log says it.
+listening() { sed -n "s/.*\"listener\":\"$1\",\"address\":\"\([^\"]*\)\".*/\1/p" "$log" | head -n 1; }
+
+alive() { kill -0 "$1" 2>/dev/null; }
+get() { "$python" -c 'import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode().strip())' "$1" 2>/dev/null; }
+
+# wait_until SECONDS "what" COMMAND...
+wait_until() {
+    local deadline=$((SECONDS + $1)) what=$2
+    shift 2
+    until "$@"; do
+        if ((SECONDS >= deadline)); then fail "$what" <<<"not within the time it should take"; fi
+        if ! alive "$plane_pid"; then fail "$what" <<<"the control plane ended"; fi
+        if [[ $operator_pid ]] && ! alive "$operator_pid"; then fail "$what" <<<"the operator ended"; fi
+        sleep 0.2
+    done
+}
+
+# --- the story ---------------------------------------------------------------------------------------------------------
+
+show_accounts() {
+    say "\$ kubectl apply -f config/samples/"
+    kubectl apply -f config/samples/ | indent
+    kubectl wait --for=condition=Ready --timeout=60s va --all >/dev/null ||
+        fail "every account gets ready" <<<"$(kubectl get va -A -o wide)"
+    echo
+    show get va -A -o wide
+    holds "all are Ready; each token is in a Secret"
+}
+
+show_claims() {
+    token=$(secret_key token)
+    say "Secret $secret has a token; its header and its claims are:"
+    decode header <<<"$token" | indent
+    decode claims <<<"$token" | indent
+    expect "its id is the one that the account's status names" "$(status jwtId)" "$(claim jti <<<"$token")"
+    expect "it holds no permissions: those are asked for online" 'va:default:payments-api' "$(claim sub <<<"$token")"
+}
+
+show_verification() {
+    say "discovery:  $issuer/.well-known/openid-configuration"
+    say "keys:       $issuer/jwks.json"
+    local claims
+    claims=$(offline "$token")
+    expect "the signature, issuer, audience and times are good" "$(claim jti <<<"$token")" "$(field jti <<<"$claims")"
+    expect "a token with one other character is refused" 'refused: *' "$(offline "$(forged <<<"$token")")"
+}
+
+show_introspection() {
+    local answer
+    answer=$(introspect "$token")
+    pretty <<<"$answer" | indent
+    expect "it is active" 'true' "$(field active <<<"$answer")"
+    expect "the answer has its permissions" '*ledger.transfers*writer*' "$(field authorization_details <<<"$answer")"
+}
+
+rotate_now() {
+    local before=$token now previous
+    kubectl annotate va "$account" "$rotate=demo-1,grace=${grace}s" >/dev/null
+    say "\$ kubectl annotate va $account $rotate=demo-1,grace=${grace}s"
+    # shellcheck disable=SC2329 # wait_until calls it
+    rotated() { [[ $(secret_key jti) != "$(claim jti <<<"$before")" && $(phase_of "$before") == Superseded ]]; }
+    wait_until 30 "the Secret gets another token" rotated
+    now=$(secret_key token) previous=$(secret_key previous-token)
+    ends_at=$(ledger "$before" graceEndsAt)
+    show get va "$account" -o 'custom-columns=JTI:.status.jwts[*].id,PHASE:.status.jwts[*].phase,GRACE ENDS:.status.jwts[*].graceEndsAt'
+    expect "the previous token is in the Secret, beside the new one" "$before" "$previous"
+    accepted "the new token" "$now"
+    accepted "the previous token" "$previous"
+    token=$now retired=$previous
+}
+
+end_grace() {
+    local left
+    say "the previous token is good until $ends_at"
+    while left=$(seconds_until "$ends_at") && ((left > 0)); do
+        if [[ -t 1 ]]; then printf '\r   %2d s left ' "$left"; fi
+        sleep 1
+    done
+    if [[ -t 1 ]]; then printf '\r                \r'; fi
+    refused "the previous token" "$retired"
+    say "  A service that verifies offline cannot know; it accepts a token until its exp."
+    accepted "the new token" "$token"
+    # shellcheck disable=SC2329
+    gone() { [[ -z $(secret_key previous-token) ]]; }
+    wait_until 30 "the Secret drops the previous token" gone
+    holds "the Secret no longer has it"
+}
+
+revoke() {
+    local jti revoked=$token
+    jti=$(claim jti <<<"$token")
+    kubectl patch va "$account" --type merge -p "{\"spec\":{\"revokedJwtIds\":[\"$jti\"]}}" >/dev/null
+    say "\$ kubectl patch va $account --type merge -p '{\"spec\":{\"revokedJwtIds\":[\"$jti\"]}}'"
+    # shellcheck disable=SC2329
+    replaced() { local seen; seen=$(secret_key jti) && [[ $seen && $seen != "$jti" ]]; }
+    wait_until 30 "the Secret gets a successor" replaced
+    refused "the revoked token" "$revoked"
+    token=$(secret_key token)
+    accepted "its successor, which was issued at once," "$token"
+    # shellcheck disable=SC2329
+    told() { kubectl events --for "va/$account" | grep -q Revoked; }
+    wait_until 10 "an Event tells of it" told
+    show events --for "va/$account"
+}
+
+invite() {
+    cat <<TEXT
+   In another terminal:
+
+     export KUBECONFIG=$KUBECONFIG
+     kubectl get va -A -o wide        # no kubectl? alias kubectl='$plane kubectl'
+     kubectl explain va.spec
+     kubectl edit va $account
+
+   The operator's log: $log
+TEXT
+}
+
+stay() {
+    printf '\nCtrl-C ends it all.\n'
+    # `wait` can be interrupted by the trap at once; `sleep` cannot.
+    trap 'told_to_end=yes; exit 0' INT TERM
+    wait -n "$plane_pid" "$operator_pid" || true
+    fail "control plane and operator keep running" <<<"one of them ended"
+}
+
+# --- looking -----------------------------------------------------------------------------------------------------------
+
+# accepted "which token" TOKEN: online and offline.
+accepted() {
+    expect "$1 is accepted online" 'true' "$(introspect "$2" | field active)"
+    expect "$1 is accepted offline" "$(claim jti <<<"$2")" "$(offline "$2" | field jti)"
+}
+
+# refused "which token" TOKEN: online, by the endpoint and by the command, which says why.
+refused() {
+    expect "$1 is refused online" '{"active": false}' "$(introspect "$2")"
+    local reason
+    if reason=$("$work/operator" verify --namespace "$namespace" <<<"$2" 2>&1); then fail "$1 is refused" <<<"$reason"; fi
+    say "  $reason"
+}
+
+introspect() { "$python" hack/introspect.py "$issuer/introspect" "$work/caller.token" <<<"$1" 2>&1; }
+# With the issuer's URL as the audience, which is the operator's default.
+offline() { "$python" tests/verifiers/python/verify.py "$issuer" "$issuer" <<<"$1" 2>&1 || true; }
+
+secret_key() { kubectl get secret "$secret" -o "go-template={{with index .data \"$1\"}}{{base64decode .}}{{end}}"; }
+status() { kubectl get va "$account" -o "jsonpath={.status.$1}"; }
+# ledger TOKEN FIELD: of the token's entry.
+ledger() { kubectl get va "$account" -o "jsonpath={.status.jwts[?(@.id==\"$(claim jti <<<"$1")\")].$2}"; }
+phase_of() { ledger "$1" phase; }
+
+# Python for what is JSON; each reads stdin.
+field() { "$python" -c 'import json, sys; value = json.load(sys.stdin).get(sys.argv[1]); print(value if isinstance(value, str) else json.dumps(value))' "$1" 2>/dev/null || true; }
+pretty() { "$python" -m json.tool; }
+decode() { "$python" -c '
+import base64, json, sys
+part = sys.stdin.read().split(".")[["header", "claims"].index(sys.argv[1])]
+print(json.dumps(json.loads(base64.urlsafe_b64decode(part + "==")), indent=2))' "$1"; }
+claim() { decode claims | field "$1"; }
+# The token with another character in its signature; not the last one, of which some bits mean nothing.
+forged() { "$python" -c 'import sys; t = sys.stdin.read().strip(); print(t[:-9] + ("A" if t[-9] != "A" else "B") + t[-8:])'; }
+seconds_until() { "$python" -c '
+import datetime, math, sys
+end = datetime.datetime.fromisoformat(sys.argv[1].replace("Z", "+00:00"))
+print(max(0, math.ceil((end - datetime.datetime.now(datetime.timezone.utc)).total_seconds())))' "$1"; }
+
+# --- the end -----------------------------------------------------------------------------------------------------------
+
+# Ends a process that this script started, and waits for it: TERM, and KILL if it does not obey.
+stop() {
+    [[ $1 ]] || return 0
+    kill "$1" 2>/dev/null || true
+    local tries
+    for ((tries = 0; tries < 100; tries++)); do
+        alive "$1" || break
+        sleep 0.1
+    done
+    kill -KILL "$1" 2>/dev/null || true
+    wait "$1" 2>/dev/null || true
+}
+
+clean_up() {
+    local code=$? job
+    trap '' INT TERM
+    stop "$follower_pid"
+    stop "$operator_pid"
+    exec 9>&-
+    stop "$plane_pid"
+    # What is left of an interrupted build.
+    for job in $(jobs -p); do stop "$job"; done
+    if ((code == 0)) || [[ $told_to_end ]]; then
+        rm -rf "$work"
+        if ((code == 0)); then printf '\nAll of that held; everything is stopped.\n'; fi
+    else
+        echo "   Everything is stopped; logs are in $work" >&2
+    fi
+}
+
+main
