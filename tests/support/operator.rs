@@ -42,7 +42,8 @@ subjects: [{kind: ServiceAccount, name: checker, namespace: NAMESPACE}]
 ";
 
 const BINARY: &str = env!("CARGO_BIN_EXE_virtual-account-operator");
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+/// Moves the clock of a program that is started with it as `LD_PRELOAD`.
+pub(crate) const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 const START: Duration = Duration::from_secs(30);
 
 // Prints the operator's process id, kills it when stdin ends and ends with its exit code. `env` and the operator take the
@@ -262,6 +263,11 @@ impl Operator {
         let authorization = caller.map(|caller| format!("authorization: Bearer {caller}\r\n")).unwrap_or_default();
         let headers = format!("{authorization}content-type: application/x-www-form-urlencoded\r\n");
         http(&self.public, "POST", "/introspect", &headers, &format!("token={token}"))
+    }
+
+    /// The token of the service account that may introspect.
+    pub(crate) fn caller(&self) -> &str {
+        &self.caller
     }
 
     /// The token of a service account without any role.
