@@ -40,7 +40,8 @@ impl Queue {
         self.lock().wake_at(key, at);
     }
 
-    /// Makes ready whatever is due at `now`.
+    /// Makes ready whatever is due at `now`. If the clock went back, that is every account with a wish: it was made by a
+    /// clock that was ahead, and waiting for it could take as long as that clock was wrong.
     pub fn tick(&self, now: Instant) {
         if self.lock().tick(now) {
             self.ready.notify_one();
@@ -116,6 +117,8 @@ struct State {
     slots: HashMap<AccountId, Slot>,
     ready: VecDeque<AccountId>,
     due: BTreeSet<(Instant, AccountId)>,
+    /// The last tick.
+    ticked: Option<Instant>,
     closed: bool,
 }
 
@@ -151,7 +154,8 @@ impl State {
 
     fn tick(&mut self, now: Instant) -> bool {
         let mut any = false;
-        while let Some((_, key)) = self.due.first().filter(|(at, _)| *at <= now).cloned() {
+        let went_back = self.ticked.replace(now).is_some_and(|last| now < last);
+        while let Some((_, key)) = self.due.first().filter(|(at, _)| went_back || *at <= now).cloned() {
             self.wake_at(key.clone(), None);
             self.add(key);
             any = true;
@@ -248,6 +252,18 @@ mod tests {
         assert!(state.tick(T), "a clock that jumps ahead misses nothing");
         assert_eq!(drain(&mut state), ["late"]);
         assert!(state.due.is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_wakes_all() {
+        let mut state = State::default();
+        for (name, at) in [("soon", T - Seconds(20)), ("late", T)] {
+            state.wake_at(key(name), Some(at));
+        }
+        assert!(!state.tick(T - Seconds(30)));
+        assert!(!state.tick(T - Seconds(30)), "the same second again is not back");
+        assert!(state.tick(T - Seconds(31)));
+        assert_eq!(drain(&mut state), ["soon", "late"]);
     }
 
     #[test]

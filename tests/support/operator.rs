@@ -65,7 +65,8 @@ pub(crate) struct Options {
     /// `RUST_LOG`.
     pub(crate) log: Option<String>,
     /// Its wall clock, as libfaketime has it (`+30d`); it can be moved by [`Operator::set_clock`]. Only the wall clock:
-    /// timers go on as ever. The check against the API server's clock is switched off.
+    /// timers go on as ever. The check against the API server's clock is switched off unless
+    /// `--max-clock-skew` is among the flags.
     pub(crate) clock: Option<String>,
 }
 
@@ -82,7 +83,11 @@ pub(crate) struct Operator {
     /// `None` once it is told to end.
     stdin: Option<ChildStdin>,
     pid: u32,
+    /// How the shell is called.
+    launch: Vec<String>,
     log: PathBuf,
+    /// How much of the log is of earlier lives.
+    seen: usize,
     clock: Option<PathBuf>,
     namespace: String,
     admin: PathBuf,
@@ -133,21 +138,22 @@ impl Operator {
             fs::write(&file, clock).expect("the plane's directory can be written");
             file
         });
-        let mut command = Command::new("sh");
-        command.args(["-c", KEEPER, "keeper"]).arg(&log).arg("env");
-        command.args(environment(clock.as_deref())).arg(BINARY).args(arguments(&options, &namespace));
-        command.env("KUBECONFIG", kubeconfig).env("RUST_LOG", options.log.as_deref().unwrap_or("info"));
-        // The shell's remarks about what it killed are no news.
-        command.envs(options.env).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = isolated(&mut command).spawn().unwrap_or_else(|error| panic!("cannot run sh: {error}"));
-        let mut pid = String::new();
-        let stdout = child.stdout.take().expect("stdout is piped");
-        BufReader::new(stdout).read_line(&mut pid).expect("the shell prints the operator's process id");
+        let arguments = arguments(&options, &namespace);
+        let mut launch = vec!["-c".to_owned(), KEEPER.to_owned(), "keeper".to_owned(), log.display().to_string()];
+        launch.extend(["env".to_owned(), format!("KUBECONFIG={}", kubeconfig.display())]);
+        launch.push(format!("RUST_LOG={}", options.log.as_deref().unwrap_or("info")));
+        launch.extend(options.env.into_iter().map(|(key, value)| format!("{key}={value}")));
+        launch.extend(environment(clock.as_deref()));
+        launch.push(BINARY.to_owned());
+        launch.extend(arguments);
+        let (child, stdin, pid) = spawn(&launch);
         let mut operator = Self {
-            stdin: child.stdin.take(),
             child,
-            pid: pid.trim().parse().unwrap_or_else(|_| panic!("no process id in {pid:?}")),
+            stdin,
+            pid,
+            launch,
             log,
+            seen: 0,
             clock,
             caller: token(plane, &namespace, CALLER),
             stranger: token(plane, &namespace, STRANGER),
@@ -163,6 +169,11 @@ impl Operator {
 
     /// Waits until `/readyz` says so.
     pub(crate) fn wait_ready(mut self) -> Self {
+        self.await_readiness();
+        self
+    }
+
+    fn await_readiness(&mut self) {
         let what = format!("the operator to be ready (log: {})", self.log.display());
         wait_for(&what, START, || {
             self.assert_running();
@@ -171,13 +182,25 @@ impl Operator {
                 other => Err(other.body),
             }
         });
-        self
     }
 
     /// SIGKILL, and waits for its end.
     pub(crate) fn kill(&mut self) {
         drop(self.stdin.take());
         self.child.wait().expect("the shell can be waited for");
+    }
+
+    /// Starts it again after its end, as it was, without waiting for anything. Its ports are others.
+    pub(crate) fn revive(&mut self) {
+        self.seen = self.log().len();
+        (self.child, self.stdin, self.pid) = spawn(&self.launch);
+    }
+
+    /// Waits until a revived one is ready.
+    pub(crate) fn wait_up(&mut self) {
+        self.public = self.wait_address("public");
+        self.ops = self.wait_address("ops");
+        self.await_readiness();
     }
 
     /// SIGTERM, and waits for its end.
@@ -265,7 +288,7 @@ impl Operator {
         http(&self.public, "POST", "/introspect", &headers, &format!("token={token}"))
     }
 
-    /// The token of the service account that may introspect.
+    /// The token of a service account that may introspect.
     pub(crate) fn caller(&self) -> &str {
         &self.caller
     }
@@ -290,7 +313,11 @@ impl Operator {
         wait_for(&format!("the {listener} listener (log: {})", self.log.display()), START, || {
             self.assert_running();
             let log = self.log();
-            let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let lines = log
+                .get(self.seen..)
+                .unwrap_or_default()
+                .lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok());
             let mut bound = lines.filter(|line| line["message"] == "listening" && line["listener"] == listener);
             let address = bound.next().and_then(|line| line["address"].as_str().map(str::to_owned));
             address.ok_or("no such line")
@@ -310,6 +337,20 @@ impl Drop for Operator {
         // A panic here would abort the test process.
         let _ = self.child.wait();
     }
+}
+
+/// Runs the operator under its keeper; with the pipe to it and the operator's process id.
+fn spawn(launch: &[String]) -> (Child, Option<ChildStdin>, u32) {
+    let mut command = Command::new("sh");
+    // The shell's remarks about what it killed are no news.
+    command.args(launch).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = isolated(&mut command).spawn().unwrap_or_else(|error| panic!("cannot run sh: {error}"));
+    let mut pid = String::new();
+    let stdout = child.stdout.take().expect("stdout is piped");
+    BufReader::new(stdout).read_line(&mut pid).expect("the shell prints the operator's process id");
+    let pid = pid.trim().parse().unwrap_or_else(|_| panic!("no process id in {pid:?}"));
+    let stdin = child.stdin.take();
+    (child, stdin, pid)
 }
 
 /// Installs what an administrator installs, into this namespace.
@@ -340,18 +381,17 @@ fn token(plane: &Plane, namespace: &str, name: &str) -> String {
 
 fn arguments(options: &Options, namespace: &str) -> Vec<String> {
     let mut arguments: Vec<String> = ["--log-format", "json", "run"].map(str::to_owned).into();
+    let given = |flag: &str| options.flags.iter().any(|given| given.starts_with(flag));
     let usual = [
         ("--issuer-url", ISSUER),
         ("--namespace", namespace),
         ("--public-address", "127.0.0.1:0"),
         ("--ops-address", "127.0.0.1:0"),
     ];
-    for (flag, value) in usual {
-        if !options.flags.iter().any(|given| given.starts_with(flag)) {
-            arguments.push(format!("{flag}={value}"));
-        }
+    for (flag, value) in usual.iter().filter(|(flag, _)| !given(flag)) {
+        arguments.push(format!("{flag}={value}"));
     }
-    if options.clock.is_some() {
+    if options.clock.is_some() && !given("--max-clock-skew") {
         arguments.extend(["--max-clock-skew".to_owned(), "0".to_owned()]);
     }
     arguments.extend(options.flags.iter().cloned());
