@@ -13,12 +13,11 @@ use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Value, json};
 use support::cluster::{Cluster, decode, entries, text, token};
-use support::operator::{Operator, Options};
+use support::operator::{FAKETIME, Operator, Options};
 use support::plane::Plane;
 
 const LEDGER: &str = "https://ledger.example.com";
 const REPORTS: &str = "https://reports.example.com";
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
 #[test]
 fn es256_tokens_verify_elsewhere() {

@@ -144,11 +144,40 @@ fn reason(reason: &str) -> String {
     if reason.is_empty() { "Refused".into() } else { reason.chars().take(64).collect() }
 }
 
-// An admission webhook writes this text; a token has no business in it.
+// An admission webhook or policy writes this text, and it was sent the Secret: it may quote a token, whole or in part, as it
+// is or in base64.
 fn message(message: &str) -> String {
-    if message.contains("eyJ") {
+    if message.split(|c| !may_be_of_token(c)).any(|word| word.len() > LONGEST_NAME) {
         "the API server's message is withheld: it may hold a token".into()
     } else {
         message.chars().take(512).collect()
+    }
+}
+
+/// The longest name of most kinds; a token's signature alone is longer.
+const LONGEST_NAME: usize = 63;
+
+fn may_be_of_token(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-_+/=".contains(c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_may_hold_a_token_is_withheld() {
+        let signature = "a-_4".repeat(20);
+        for text in [
+            signature.clone(),
+            format!("denied: {{\"token\":\"{signature}\"}}"),
+            format!("eyJhbGc.eyJpc3M.{signature}"),
+        ] {
+            assert!(message(&text).starts_with("the API server's message is withheld"), "{text}");
+        }
+        let name = "a".repeat(63);
+        let plain = format!("admission webhook \"{name}.example.com\" denied the request: {name} has no label x/y");
+        assert_eq!(message(&plain), plain);
+        assert_eq!(message(&"too long ".repeat(100)).len(), 512);
     }
 }

@@ -42,7 +42,8 @@ subjects: [{kind: ServiceAccount, name: checker, namespace: NAMESPACE}]
 ";
 
 const BINARY: &str = env!("CARGO_BIN_EXE_virtual-account-operator");
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+/// Moves the clock of a program that is started with it as `LD_PRELOAD`.
+pub(crate) const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 const START: Duration = Duration::from_secs(30);
 
 // Prints the operator's process id, kills it when stdin ends and ends with its exit code. `env` and the operator take the
