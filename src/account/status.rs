@@ -23,6 +23,15 @@ pub enum Outcome {
     Failed(TargetError),
 }
 
+/// The clock after the deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// What it shows.
+    pub now: Instant,
+    /// Whether it agreed with the API server's, when the plan was made and now.
+    pub trusted: bool,
+}
+
 /// The status of the write-ahead write: the ledger and what follows from it. Conditions stay, but at first issue.
 pub fn recorded(desired: &Desired, observed: &Observed, act: &Act, now: Instant) -> VirtualAccountStatus {
     let mut status = with_ledger(desired, observed, &act.ledger, act.block.as_ref(), now);
@@ -42,15 +51,16 @@ pub fn recorded(desired: &Desired, observed: &Observed, act: &Act, now: Instant)
     status
 }
 
-/// The status after the deliveries; `now` was read after the last of them.
+/// The status after the deliveries; the clock was read after the last of them.
 pub fn finished(
     desired: &Desired,
     observed: &Observed,
     act: &Act,
     outcome: &Outcome,
-    now: Instant,
+    clock: Clock,
 ) -> VirtualAccountStatus {
-    let ledger = ledger_after(desired, observed, act, outcome, now);
+    let now = clock.now;
+    let ledger = ledger_after(desired, act, outcome, clock);
     let mut status = with_ledger(desired, observed, &ledger, act.block.as_ref(), now);
     status.token_secret = Some(secret_after(desired, observed, act, &ledger, outcome, now));
     let facts = Facts {
@@ -67,7 +77,7 @@ pub fn finished(
 }
 
 /// The ledger after the deliveries.
-pub fn ledger_after(desired: &Desired, observed: &Observed, act: &Act, outcome: &Outcome, now: Instant) -> Ledger {
+pub fn ledger_after(desired: &Desired, act: &Act, outcome: &Outcome, clock: Clock) -> Ledger {
     let mut ledger = act.ledger.clone();
     match (outcome, &act.secret) {
         (Outcome::Delivered { version }, _) | (_, SecretStep::Confirm { version }) => {
@@ -76,7 +86,7 @@ pub fn ledger_after(desired: &Desired, observed: &Observed, act: &Act, outcome: 
         }
         _ => {}
     }
-    ledger.settled(now, desired.limits.max_clock_skew, observed.clock_trusted)
+    ledger.settled(clock.now, desired.limits.max_clock_skew, clock.trusted)
 }
 
 /// When the next pass is worth making, if nothing else happens.
