@@ -100,9 +100,13 @@ impl Ledger {
     #[must_use]
     pub fn settled(&self, now: Instant, skew: Seconds, trusted: bool) -> Self {
         let m = self.held_by_all();
+        let ends =
+            |entry: &Entry| entry.issued_at < m && entry.grace_ends_at.is_none() && entry.phase != Phase::Revoked;
+        // What must end cannot without a clock; until it does, its successor is not Current either.
+        let waits = !trusted && self.entries.iter().any(ends);
         let mut entries = Vec::with_capacity(self.entries.len());
         for (at, entry) in self.entries.iter().enumerate() {
-            let entry = if trusted || entry.issued_at >= m { self.phased(entry, m, now) } else { entry.clone() };
+            let entry = if waits { entry.clone() } else { self.phased(entry, m, now) };
             let leaves = at > 0 && self.leaves(&entry, m, now, skew, trusted);
             if !leaves {
                 entries.push(entry);
@@ -175,14 +179,21 @@ impl Ledger {
     }
 
     /// Takes over what a Secret just read holds and the ledger lacks ("Lost or rolled-back status"). `request` is the
-    /// rotate annotation's value.
-    pub fn adopt(&mut self, carried: &Carried, request: Option<&str>, revoked: &BTreeSet<String>, now: Instant) {
+    /// rotate annotation's value. With an untrusted clock nothing is from the future: a newer token would be overwritten.
+    pub fn adopt(
+        &mut self,
+        carried: &Carried,
+        request: Option<&str>,
+        revoked: &BTreeSet<String>,
+        now: Instant,
+        trusted: bool,
+    ) {
         self.count_newer_content(carried);
         let held = self.secret.jti.as_deref().and_then(|jti| self.entry(jti));
         let newest_held = held.map(|entry| entry.issued_at);
         let unknown = |entry: &&Entry| {
             now < entry.expires_at
-                && entry.issued_at <= now + FUTURE
+                && (!trusted || entry.issued_at <= now + FUTURE)
                 && !revoked.contains(&entry.id)
                 && self.entry(&entry.id).is_none()
                 && newest_held.is_none_or(|newest| entry.issued_at > newest)
