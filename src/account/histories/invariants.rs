@@ -115,6 +115,11 @@ impl World {
         if self.book.clocks_differ { SKEW } else { Seconds::ZERO }
     }
 
+    fn untrusted(&self, writer: usize) -> bool {
+        let offset = self.locals[writer].offset;
+        offset > SKEW || Seconds::ZERO - offset > SKEW
+    }
+
     pub(super) fn judge_status(&mut self, status: &VirtualAccountStatus, by: usize) {
         let old = self.status();
         self.log_status(status, by);
@@ -247,6 +252,10 @@ impl World {
         by: usize,
     ) {
         let (id, full) = (&gone.id, old.jwts.len() >= CAPACITY);
+        // By a wrong clock an expired token may look alive, and what was issued since gives way to it.
+        if adopted && self.untrusted(by) {
+            self.book.lost.insert(id.clone());
+        }
         let below = held(status).is_some_and(|held| held.issued_at > gone.issued_at);
         // A frozen writer's clock may have gone on since it decided, never back.
         let now = self.now + self.locals[by].offset + self.tolerance();

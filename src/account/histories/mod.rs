@@ -66,14 +66,24 @@ fn every_history_keeps_the_promises() {
     }
 }
 
+// One failure of each kind.
+fn distinct(failures: &[Failure]) -> impl Iterator<Item = &Failure> {
+    let mut kinds = std::collections::BTreeSet::new();
+    failures.iter().filter(move |failure| kinds.insert(kind(failure)))
+}
+
+fn kind(failure: &Failure) -> String {
+    let words = failure.why.split(' ').filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
+    words.collect::<Vec<_>>().join(" ")
+}
+
 fn report(failures: &mut [Failure], count: u64) {
     failures.sort_by_key(|failure| failure.seed);
     let mut kinds: BTreeMap<String, u32> = BTreeMap::new();
     for failure in failures.iter() {
-        let words = failure.why.split(' ').filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
-        *kinds.entry(words.collect::<Vec<_>>().join(" ")).or_default() += 1;
+        *kinds.entry(kind(failure)).or_default() += 1;
     }
-    for failure in failures.iter().take(3) {
+    for failure in distinct(failures) {
         let from = failure.trace.len().saturating_sub(if count == 1 { 60 } else { 25 });
         println!("seed {}: {}\n    {}", failure.seed, failure.why, failure.trace[from..].join("\n    "));
     }
@@ -120,6 +130,7 @@ fn settle(sim: &mut Sim) {
         if quiet == 3 || sim.violated() {
             break;
         }
+        sim.world().await_retry();
     }
     let mut world = sim.world();
     if quiet < 3 {

@@ -10,11 +10,11 @@ use k8s_openapi::ByteString;
 use kube::ResourceExt;
 use rand::Rng;
 
-use super::world::{ACCOUNT, Calls, MAX_LIFE, SKEW, START, World, Writer};
+use super::world::{Calls, SKEW, World, Writer};
 use crate::account::apply::{CallError, Report, pass};
 use crate::account::secret::{ACCOUNT_LABEL, UID_ANNOTATION};
 use crate::api::{
-    AutoRotate, DaysOrDuration, DeletionPolicy, Instant, IssueReason, Phase, ROTATE_ANNOTATION, Seconds, TokenSecret,
+    AutoRotate, DaysOrDuration, DeletionPolicy, Instant, IssueReason, ROTATE_ANNOTATION, Seconds, TokenSecret,
     VirtualAccount, VirtualAccountSpec, VirtualAccountStatus,
 };
 
@@ -468,6 +468,8 @@ impl World {
         }
         self.book.loosen(known.into_iter().chain(kept.iter().cloned()));
         self.book.losses += 1;
+        // A status older than a revocation revives what it revoked until its grace ends: a documented limit.
+        self.book.request = self.book.request.filter(|_| status.is_none());
         self.log(format!("STATUS {} {}", if status.is_some() { "restored" } else { "lost" }, kept.join(" ")));
         self.change_account(|account| account.status = status);
     }
@@ -478,6 +480,12 @@ fn toggled(flag: Option<bool>) -> Option<bool> {
 }
 
 impl World {
+    /// The next attempt of a delivery that failed.
+    pub(super) fn await_retry(&mut self) {
+        let retry = self.status().token_secret.and_then(|secret| secret.next_attempt_at);
+        self.now = retry.map_or(self.now, |retry| retry.max(self.now));
+    }
+
     /// The spec is put in order, so that the account can settle.
     pub(super) fn cure(&mut self) {
         self.book.edits += 2;

@@ -512,6 +512,8 @@ impl Cluster for Writer {
         let mut world = self.world();
         world.reachable()?;
         world.calls.reads += 1;
+        let version = world.secrets.get(&id.name).and_then(|secret| secret.metadata.resource_version.clone());
+        world.log(format!("w{} reads Secret {}@{}", self.me, id.name, version.unwrap_or_default()));
         Ok(world.secrets.get(&id.name).cloned())
     }
 
