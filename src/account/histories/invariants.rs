@@ -77,7 +77,7 @@ fn entry<'a>(status: &'a VirtualAccountStatus, jti: &str) -> Option<&'a Entry> {
     status.jwts.iter().find(|entry| entry.id == jti)
 }
 
-fn held(status: &VirtualAccountStatus) -> Option<&Entry> {
+pub(super) fn held(status: &VirtualAccountStatus) -> Option<&Entry> {
     status.token_secret.as_ref()?.jwt_id.as_deref().and_then(|jti| entry(status, jti))
 }
 
@@ -131,7 +131,7 @@ impl World {
                 None => self.judge_added(&old, status, new),
                 Some(before) => self.judge_changed(before, new),
             }
-            self.judge_grace(&old, status, new, by);
+            self.judge_grace(&old, status, new);
         }
         for gone in old.jwts.iter().filter(|gone| entry(status, &gone.id).is_none()) {
             self.judge_left(&old, status, gone, adopted, by);
@@ -226,7 +226,7 @@ impl World {
         }
     }
 
-    fn judge_grace(&mut self, old: &VirtualAccountStatus, status: &VirtualAccountStatus, new: &Entry, by: usize) {
+    fn judge_grace(&mut self, old: &VirtualAccountStatus, status: &VirtualAccountStatus, new: &Entry) {
         let Some(end) = new.grace_ends_at.filter(|_| entry(old, &new.id).is_none_or(|e| e.grace_ends_at.is_none()))
         else {
             return;
@@ -237,7 +237,7 @@ impl World {
         let Some(held) = held(status) else { return self.bad(format!("{} ends, and nothing is held", new.id)) };
         let between = status.jwts.iter().filter(|e| new.issued_at < e.issued_at && e.issued_at <= held.issued_at);
         let grace = between.map(|e| e.grace).min().unwrap_or_default();
-        let latest = (self.now + self.locals[by].offset + self.tolerance() + grace).min(new.expires_at);
+        let latest = (self.now + self.tolerance() + grace).min(new.expires_at);
         if end > latest {
             self.bad(format!("{} ends {end}, later than its grace", new.id));
         }
@@ -252,13 +252,17 @@ impl World {
         by: usize,
     ) {
         let (id, full) = (&gone.id, old.jwts.len() >= CAPACITY);
-        // By a wrong clock an expired token may look alive, and what was issued since gives way to it.
-        if adopted && self.untrusted(by) {
+        // By a wrong clock an expired token may look alive, and what was issued since gives way to it; so it does if the
+        // Secret that was read has been replaced meanwhile. Both are put right by the next pass.
+        let replaced = self
+            .secret()
+            .is_none_or(|secret| self.book.content(secret).0.as_ref() != status.jwts.first().map(|newest| &newest.id));
+        if adopted && (replaced || self.untrusted(by)) {
             self.book.lost.insert(id.clone());
         }
         let below = held(status).is_some_and(|held| held.issued_at > gone.issued_at);
-        // A frozen writer's clock may have gone on since it decided, never back.
-        let now = self.now + self.locals[by].offset + self.tolerance();
+        // Time may have gone on since the writer decided, never back.
+        let now = self.now + self.tolerance();
         match (gone.phase, gone.grace_ends_at) {
             (Phase::Revoked, _) if !below && !full && !adopted => self.bad(format!("{id} left while it may be held")),
             (Phase::Pending | Phase::Current, _) if !adopted && now < gone.expires_at + SKEW && !self.over(id) => {
@@ -274,11 +278,11 @@ impl World {
         }
     }
 
-    pub(super) fn judge_secret(&mut self, name: &str, old: Option<&Secret>, new: &Secret) {
+    pub(super) fn judge_secret(&mut self, by: usize, name: &str, old: Option<&Secret>, new: &Secret) {
         let (token, previous) = self.book.content(new);
         let before = old.map(|old| self.book.content(old)).unwrap_or_default();
         let text = |id: &Option<String>| id.clone().unwrap_or_else(|| "-".into());
-        self.log(format!("Secret {name}: {} and {} over {}", text(&token), text(&previous), text(&before.0)));
+        self.log(format!("w{by} Secret {name}: {} and {} over {}", text(&token), text(&previous), text(&before.0)));
         if old.is_some_and(|old| old.data == new.data) {
             return;
         }
@@ -293,7 +297,7 @@ impl World {
         let stale = old.is_none() && newest.is_some_and(|newest| newest.id != token);
         self.judge_delivered(&token, stale || !target);
         if old.is_some() && !self.book.foreign.contains(name) {
-            self.judge_overwritten(&before, &token, previous.as_deref());
+            self.judge_overwritten(&before, &token, previous.as_deref(), self.untrusted(by));
             if let Some(replaced) = before.0.filter(|replaced| target && *replaced != token) {
                 self.book.left.push((replaced, self.now));
             }
@@ -314,15 +318,22 @@ impl World {
         }
     }
 
-    fn judge_overwritten(&mut self, before: &(Option<String>, Option<String>), token: &str, previous: Option<&str>) {
+    fn judge_overwritten(
+        &mut self,
+        before: &(Option<String>, Option<String>),
+        token: &str,
+        previous: Option<&str>,
+        untrusted: bool,
+    ) {
         let status = self.status();
         for old in [&before.0, &before.1].into_iter().flatten() {
-            if self.book.limbo.contains(old) && entry(&status, token).is_none() {
-                // A write in flight at the loss.
+            let unadopted = self.book.limbo.contains(old) && Some(old.as_str()) != previous && old != token;
+            if unadopted && (entry(&status, token).is_none() || untrusted) {
+                // A write in flight at the loss, or a clock by which the token has expired.
                 self.book.limbo.remove(old);
                 self.book.lost.insert(old.clone());
             }
-            if self.book.limbo.contains(old) && !self.over(old) && old != token && Some(old.as_str()) != previous {
+            if unadopted && self.book.limbo.contains(old) && !self.over(old) {
                 self.bad(format!("{old} was in the Secret at a loss of status and is overwritten, not adopted"));
             }
         }
@@ -454,7 +465,9 @@ impl World {
         if !self.accepts(&newest.id) {
             self.bad(format!("settled, and {} is refused", newest.id));
         }
-        if let Some(previous) = previous.filter(|previous| entry(&status, previous).is_none()) {
+        // A writer that slept may have delivered one that ended meanwhile by itself.
+        let retired = |previous: &String| entry(&status, previous).is_none() && !self.over(previous);
+        if let Some(previous) = previous.filter(retired) {
             self.bad(format!("settled, and the Secret holds the retired {previous}"));
         }
         let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");

@@ -10,8 +10,10 @@ use k8s_openapi::ByteString;
 use kube::ResourceExt;
 use rand::Rng;
 
+use super::invariants::held;
 use super::world::{Calls, SKEW, World, Writer};
 use crate::account::apply::{CallError, Report, pass};
+use crate::account::condition::SECRET_NOT_OWNED;
 use crate::account::secret::{ACCOUNT_LABEL, UID_ANNOTATION};
 use crate::api::{
     AutoRotate, DaysOrDuration, DeletionPolicy, Instant, IssueReason, ROTATE_ANNOTATION, Seconds, TokenSecret,
@@ -30,12 +32,14 @@ pub(super) struct Sim {
 /// A pass that ran to its end undisturbed.
 pub(super) struct Done {
     pub(super) calls: Calls,
+    pub(super) ended: bool,
     pub(super) result: Result<Option<Report>, CallError>,
 }
 
 impl Done {
+    /// No request at all; a Secret that cannot be put right because the account ended may be looked at again.
     pub(super) fn silent(&self) -> bool {
-        self.calls == Calls::default()
+        self.calls.writes == 0 && (self.calls.reads == 0 || self.ended)
     }
 
     pub(super) fn report(&self) -> Report {
@@ -137,7 +141,7 @@ impl Sim {
         let mut world = self.world();
         world.check();
         let calls = Calls { writes: world.calls.writes - before.writes, reads: world.calls.reads - before.reads };
-        Done { calls, result }
+        Done { calls, ended: world.expired(), result }
     }
 
     /// Whatever was under way ends, without further failures.
@@ -404,6 +408,14 @@ impl World {
         }
     }
 
+    fn delete_secret_by_hand(&mut self) {
+        let name = self.desired.secret.name.clone();
+        self.log("the Secret is deleted");
+        self.give_up_limbo();
+        self.book.foreign.insert(name.clone());
+        self.store_secret(&name, None);
+    }
+
     // What the Secret held at a loss of status is nowhere else.
     fn give_up_limbo(&mut self) {
         let limbo = std::mem::take(&mut self.book.limbo);
@@ -414,11 +426,7 @@ impl World {
         let Some(mut secret) = self.secret().cloned() else { return };
         let name = secret.name_any();
         if what == "delete" {
-            self.log("the Secret is deleted");
-            self.give_up_limbo();
-            self.book.foreign.insert(name.clone());
-            self.store_secret(&name, None);
-            return;
+            return self.delete_secret_by_hand();
         }
         let damage = self.pick(&["token", "previous", "annotation", "older", "older", "immutable", "label"]);
         let how = if what == "touch" { "foreign label" } else { damage };
@@ -455,8 +463,11 @@ impl World {
             marked && secret.labels().contains_key(ACCOUNT_LABEL) && !self.book.foreign.contains(name)
         });
         let carried = ours.map(|secret| self.book.content(secret)).unwrap_or_default();
-        let carried: Vec<String> =
-            [carried.0, carried.1].into_iter().flatten().filter(|jti| self.accepts(jti)).collect();
+        // Only what is newer than the restored status' own delivered token is adopted.
+        let held = status.as_ref().and_then(|status| held(status)).map(|entry| entry.issued_at);
+        let newer = |jti: &String| self.book.all.get(jti).map(|entry| entry.issued_at) > held;
+        let carried = [carried.0, carried.1].into_iter().flatten();
+        let carried: Vec<String> = carried.filter(|jti| self.accepts(jti) && newer(jti)).collect();
         let kept: Vec<String> = status.iter().flat_map(|status| &status.jwts).map(|entry| entry.id.clone()).collect();
         let known: Vec<String> = self.status().jwts.iter().map(|entry| entry.id.clone()).collect();
         let gone = self.book.all.keys().filter(|jti| !carried.contains(jti)).cloned();
@@ -480,10 +491,13 @@ fn toggled(flag: Option<bool>) -> Option<bool> {
 }
 
 impl World {
-    /// The next attempt of a delivery that failed.
+    /// The next attempt of a delivery that failed; where the Secret is nobody's any more, people do what the error says.
     pub(super) fn await_retry(&mut self) {
-        let retry = self.status().token_secret.and_then(|secret| secret.next_attempt_at);
-        self.now = retry.map_or(self.now, |retry| retry.max(self.now));
+        let secret = self.status().token_secret.unwrap_or_default();
+        self.now = secret.next_attempt_at.map_or(self.now, |retry| retry.max(self.now));
+        if secret.error.is_some_and(|error| error.reason == SECRET_NOT_OWNED) && self.secret().is_some() {
+            self.delete_secret_by_hand();
+        }
     }
 
     /// The spec is put in order, so that the account can settle.

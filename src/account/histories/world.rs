@@ -300,8 +300,8 @@ impl World {
         self.reachable()?;
         match write {
             Write::Status { uid, version, status } => self.put_status(by, uid.as_ref(), version.as_ref(), status),
-            Write::Create(secret) => self.create_secret(secret),
-            Write::Replace(secret) => self.replace_secret(secret),
+            Write::Create(secret) => self.create_secret(by, secret),
+            Write::Replace(secret) => self.replace_secret(by, secret),
             Write::Delete { name, uid, version } => self.delete_secret(name, uid, version),
         }
     }
@@ -336,20 +336,20 @@ impl World {
         if refused { Err(answer()) } else { Ok(()) }
     }
 
-    fn create_secret(&mut self, secret: &Secret) -> Result<Answer, CallError> {
+    fn create_secret(&mut self, by: usize, secret: &Secret) -> Result<Answer, CallError> {
         let name = secret.metadata.name.clone().unwrap_or_default();
         if self.secrets.contains_key(&name) {
             return Err(CallError::Conflict);
         }
         self.refuses(&name)?;
-        self.judge_secret(&name, None, secret);
+        self.judge_secret(by, &name, None, secret);
         let mut secret = secret.clone();
         secret.metadata.uid = Some(format!("secret-{}", self.version));
         self.calls.writes += 1;
         Ok(Answer::Version(self.store_secret(&name, Some(secret))))
     }
 
-    fn replace_secret(&mut self, secret: &Secret) -> Result<Answer, CallError> {
+    fn replace_secret(&mut self, by: usize, secret: &Secret) -> Result<Answer, CallError> {
         let meta = &secret.metadata;
         let name = meta.name.clone().unwrap_or_default();
         let Some(old) = self.secrets.get(&name).cloned() else { return Err(CallError::Conflict) };
@@ -361,7 +361,7 @@ impl World {
         if secret.type_ != old.type_ || (old.immutable == Some(true) && secret.data != old.data) {
             return Err(CallError::Refused { reason: "Invalid".into(), message: "field is immutable".into() });
         }
-        self.judge_secret(&name, Some(&old), secret);
+        self.judge_secret(by, &name, Some(&old), secret);
         self.calls.writes += 1;
         let mut secret = secret.clone();
         secret.metadata.uid.clone_from(&old.metadata.uid);
