@@ -20,9 +20,11 @@ pub enum Plan {
     Act(Box<Act>),
 }
 
-/// The steps of a pass, in the order of the fields.
+/// What a pass does, in the order of the fields.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Act {
+    /// When it was planned.
+    pub at: Instant,
     /// Whether the ledger below must be recorded before anything is delivered.
     pub record: bool,
     /// The ledger that the rest of the pass stands on.
@@ -103,6 +105,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Instant) -> Plan {
     }
     let deliverable = deliverable(desired, observed, &issue.ledger, now);
     Plan::Act(Box::new(Act {
+        at: now,
         record: issue.ledger != observed.ledger,
         strays: if deliverable { observed.strays.clone() } else { Vec::new() },
         ledger: issue.ledger,
@@ -189,7 +192,7 @@ fn issue(desired: &Desired, observed: &Observed, now: Instant) -> Issue {
 
 fn adopt(desired: &Desired, observed: &Observed, ledger: &mut Ledger, now: Instant) {
     if let SecretView::Read(seen) = &observed.secret {
-        count_as_seen(seen.as_deref(), ledger, now);
+        count_as_seen(seen.as_deref(), observed, ledger, now);
     }
     let Some(seen) = observed.secret_read().filter(|seen| seen.is_ours(desired)) else { return };
     if seen.meta.same_uid(desired) || desired.adopt {
@@ -200,8 +203,9 @@ fn adopt(desired: &Desired, observed: &Observed, ledger: &mut Ledger, now: Insta
 
 // A newest token that is over is never delivered again: what lies in its place needs no repair, so it need not be read
 // again and again. Anything else counts as seen only once it is as it should be.
-fn count_as_seen(seen: Option<&SecretSeen>, ledger: &mut Ledger, now: Instant) {
-    let over = ledger.newest().is_some_and(|newest| newest.phase == Phase::Revoked || now >= newest.expires_at);
+fn count_as_seen(seen: Option<&SecretSeen>, observed: &Observed, ledger: &mut Ledger, now: Instant) {
+    let expired = |newest: &Entry| observed.clock_trusted && now >= newest.expires_at;
+    let over = ledger.newest().is_some_and(|newest| newest.phase == Phase::Revoked || expired(newest));
     if over && !seen.is_some_and(|seen| seen.stuck) {
         let watched = seen.filter(|seen| seen.meta.labels.contains_key(ACCOUNT_LABEL));
         ledger.secret.version = watched.map(|seen| seen.meta.version.clone());

@@ -2,10 +2,10 @@
 
 use super::condition::{Facts, conditions, issuing, token_ending};
 use super::desired::Desired;
-use super::ledger::{Hold, Ledger};
+use super::ledger::{Hold, Ledger, Settling};
 use super::observe::Observed;
 use super::plan::{Act, Block, SecretStep, retry_cap};
-use crate::api::{Instant, IssueReason, Phase, Seconds, TargetError, TokenSecretStatus, VirtualAccountStatus};
+use crate::api::{Entry, Instant, IssueReason, Phase, Seconds, TargetError, TokenSecretStatus, VirtualAccountStatus};
 use crate::backoff;
 use crate::token::Standing;
 
@@ -86,7 +86,15 @@ pub fn ledger_after(desired: &Desired, act: &Act, outcome: &Outcome, clock: Cloc
         }
         _ => {}
     }
-    ledger.settled(clock.now, desired.limits.max_clock_skew, clock.trusted)
+    let over = |newest: &Entry| newest.phase == Phase::Revoked || clock.now >= newest.expires_at;
+    let confirmed = match (outcome, &act.secret) {
+        (Outcome::Delivered { .. }, _) => true,
+        (_, SecretStep::Keep | SecretStep::Confirm { .. } | SecretStep::NotOwned { .. }) => true,
+        (_, SecretStep::Nothing) => ledger.newest().is_none_or(over),
+        _ => false,
+    };
+    let Clock { now, trusted } = clock;
+    ledger.settled(&Settling { now, planned: act.at, skew: desired.limits.max_clock_skew, trusted, confirmed })
 }
 
 /// When the next pass is worth making, if nothing else happens.
