@@ -15,7 +15,7 @@ use super::ledger::Ledger;
 use super::observe::{Observed, SecretView, version_number};
 use super::plan::{Act, Block, Plan, SecretStep, plan};
 use super::secret::{Image, SecretMeta, SecretSeen, released, render};
-use super::status::{Outcome, finished, recorded, wake_at};
+use super::status::{Clock, Outcome, finished, recorded, wake_at};
 use crate::api::{AccountId, DeletionPolicy, Instant, IssueReason, TargetError, VirtualAccount, VirtualAccountStatus};
 use crate::token::Ring;
 
@@ -184,7 +184,9 @@ impl<C: Cluster> Pass<'_, C> {
             self.clear_strays().await?;
         }
         let now = cluster.now();
-        let status = finished(desired, observed, act, &outcome, now);
+        // The clock may have gone wrong since the plan was made.
+        let trusted = observed.clock_trusted && cluster.clock_trusted();
+        let status = finished(desired, observed, act, &outcome, Clock { now, trusted });
         let wake_at = wake_at(desired, &status, act.block.as_ref(), now);
         if account.status.as_ref() != Some(&status) {
             self.write(&account, status).await?;

@@ -217,7 +217,8 @@ fn delivery(facts: &Facts) -> Option<Verdict> {
     }
     let name = &facts.desired.secret.name;
     let why = failure(facts).unwrap_or("the token is on its way");
-    match ledger.secret.jti.as_deref().and_then(|jti| ledger.entry(jti)) {
+    let held = ledger.secret.jti.as_deref().filter(|_| ledger.secret.version.is_some());
+    match held.and_then(|jti| ledger.entry(jti)) {
         None => Some(Verdict::new(false, Reason::Delivering, format!("Secret {name} holds no token yet: {why}"))),
         Some(held) => {
             let ends = held.expires_at;

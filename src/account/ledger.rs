@@ -32,8 +32,24 @@ pub struct Ledger {
 pub struct Hold {
     /// The token's id; `None`: nothing yet.
     pub jti: Option<String>,
-    /// The target's version when it was last written or checked.
+    /// The target's version when it was last written or checked; `None`: it must be written or read before it counts.
     pub version: Option<String>,
+}
+
+/// What decides how a ledger settles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settling {
+    /// After the last delivery: grace periods count from here.
+    pub now: Instant,
+    /// When the pass was planned: what was over then is no longer in the Secret and leaves.
+    pub planned: Instant,
+    /// `--max-clock-skew`.
+    pub skew: Seconds,
+    /// Whether the clock agrees with the API server's.
+    pub trusted: bool,
+    /// Whether the Secret is known to be as planned. If not, it may still hold an older token as previous: that entry
+    /// stays, for its removal to be tried again.
+    pub confirmed: bool,
 }
 
 /// A Secret's content, read back into entries (only what verifies and signs again to the same bytes).
@@ -50,7 +66,8 @@ pub struct Carried {
 }
 
 impl Ledger {
-    /// As a status records it. A status of another account, or a hold of a Secret with another name, counts as lost.
+    /// As a status records it. A status of another account counts as lost. Of a Secret with another name only the token
+    /// is known: it is out there, until the Secret of the new name holds one.
     pub fn of(status: Option<&VirtualAccountStatus>, account: &str, secret_name: &str) -> Self {
         let Some(status) = status.filter(|status| status.account.as_deref() == Some(account)) else {
             return Self::default();
@@ -59,13 +76,14 @@ impl Ledger {
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.issued_at));
         let mut ids = BTreeSet::new();
         entries.retain(|entry| ids.insert(entry.id.clone()));
-        let secret = status.token_secret.as_ref().filter(|secret| secret.name == secret_name);
+        let secret = status.token_secret.as_ref();
+        let named = secret.filter(|secret| secret.name == secret_name);
         Self {
             entries,
-            secret: secret.map_or_else(Hold::default, |secret| Hold {
-                jti: secret.jwt_id.clone(),
-                version: secret.resource_version.clone(),
-            }),
+            secret: Hold {
+                jti: secret.and_then(|secret| secret.jwt_id.clone()),
+                version: named.and_then(|secret| secret.resource_version.clone()),
+            },
             handled: status.handled_rotate_requests.clone(),
         }
     }
@@ -93,17 +111,21 @@ impl Ledger {
 
     /// Whether every target holds the newest token.
     pub fn delivered(&self) -> bool {
-        self.newest().is_some_and(|newest| self.holds(&newest.id))
+        self.secret.version.is_some() && self.newest().is_some_and(|newest| self.holds(&newest.id))
     }
 
-    /// Phases, grace ends and what leaves, at `now` (rule 3). With an untrusted clock nothing is superseded or retired.
+    /// Phases, grace ends and what leaves (rule 3). With an untrusted clock nothing is superseded or retired.
     #[must_use]
-    pub fn settled(&self, now: Instant, skew: Seconds, trusted: bool) -> Self {
+    pub fn settled(&self, by: &Settling) -> Self {
         let m = self.held_by_all();
+        let ends =
+            |entry: &Entry| entry.issued_at < m && entry.grace_ends_at.is_none() && entry.phase != Phase::Revoked;
+        // What must end cannot without a clock; until it does, its successor is not Current either.
+        let waits = !by.trusted && self.entries.iter().any(ends);
         let mut entries = Vec::with_capacity(self.entries.len());
         for (at, entry) in self.entries.iter().enumerate() {
-            let entry = if trusted || entry.issued_at >= m { self.phased(entry, m, now) } else { entry.clone() };
-            let leaves = at > 0 && self.leaves(&entry, m, now, skew, trusted);
+            let entry = if waits { entry.clone() } else { self.phased(entry, m, by.now) };
+            let leaves = at > 0 && self.leaves(&entry, m, by);
             if !leaves {
                 entries.push(entry);
             }
@@ -129,14 +151,14 @@ impl Ledger {
         entry
     }
 
-    fn leaves(&self, entry: &Entry, m: Instant, now: Instant, skew: Seconds, trusted: bool) -> bool {
+    fn leaves(&self, entry: &Entry, m: Instant, by: &Settling) -> bool {
         let held = self.holds(&entry.id);
+        let past = |end: Instant| by.trusted && by.planned >= end + by.skew;
+        let expired = !held && past(entry.expires_at);
         if entry.phase == Phase::Revoked {
-            return !held && entry.issued_at < m;
+            return !held && entry.issued_at < m && (by.confirmed || expired);
         }
-        let grace_over = entry.grace_ends_at.is_some_and(|end| now >= end + skew);
-        let expired = !held && now >= entry.expires_at + skew;
-        trusted && (grace_over || expired)
+        expired || (by.confirmed && entry.grace_ends_at.is_some_and(past))
     }
 
     /// The entry that is delivered as `previous-token` beside the newest: the newest older one that is still good.
@@ -150,7 +172,7 @@ impl Ledger {
     /// Whether the Secret may still hold, as `previous-token`, something that must go: a revoked token, or one that
     /// leaves the ledger now and has no living entry above it that took its place.
     pub fn previous_is_over(&self, now: Instant, skew: Seconds, trusted: bool) -> bool {
-        let settled = self.settled(now, skew, trusted);
+        let settled = self.settled(&Settling { now, planned: now, skew, trusted, confirmed: true });
         let mut older = self.entries.iter().skip(1);
         older.any(|entry| {
             let newer_lives = self.previous(now, |_| true).is_some_and(|p| p.issued_at > entry.issued_at);
@@ -175,14 +197,21 @@ impl Ledger {
     }
 
     /// Takes over what a Secret just read holds and the ledger lacks ("Lost or rolled-back status"). `request` is the
-    /// rotate annotation's value.
-    pub fn adopt(&mut self, carried: &Carried, request: Option<&str>, revoked: &BTreeSet<String>, now: Instant) {
+    /// rotate annotation's value. With an untrusted clock nothing is from the future: a newer token would be overwritten.
+    pub fn adopt(
+        &mut self,
+        carried: &Carried,
+        request: Option<&str>,
+        revoked: &BTreeSet<String>,
+        now: Instant,
+        trusted: bool,
+    ) {
         self.count_newer_content(carried);
         let held = self.secret.jti.as_deref().and_then(|jti| self.entry(jti));
         let newest_held = held.map(|entry| entry.issued_at);
         let unknown = |entry: &&Entry| {
             now < entry.expires_at
-                && entry.issued_at <= now + FUTURE
+                && (!trusted || entry.issued_at <= now + FUTURE)
                 && !revoked.contains(&entry.id)
                 && self.entry(&entry.id).is_none()
                 && newest_held.is_none_or(|newest| entry.issued_at > newest)

@@ -16,6 +16,8 @@ pub mod controller;
 pub mod desired;
 #[cfg(test)]
 pub(crate) mod fixtures;
+#[cfg(test)]
+mod histories;
 pub mod journal;
 pub mod kubernetes;
 pub mod ledger;

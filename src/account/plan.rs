@@ -7,7 +7,7 @@
 use super::desired::{Desired, Request};
 use super::ledger::{CAPACITY, FUTURE, Ledger, SOFT_CAPACITY};
 use super::observe::{Observed, SecretView, version_number};
-use super::secret::{Image, SecretMeta, allowed};
+use super::secret::{ACCOUNT_LABEL, Image, SecretMeta, SecretSeen, allowed};
 use crate::api::{Entry, Instant, IssueReason, Phase, Seconds};
 use crate::token::Standing;
 
@@ -20,9 +20,11 @@ pub enum Plan {
     Act(Box<Act>),
 }
 
-/// The steps of a pass, in the order of the fields.
+/// What a pass does, in the order of the fields.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Act {
+    /// When it was planned.
+    pub at: Instant,
     /// Whether the ledger below must be recorded before anything is delivered.
     pub record: bool,
     /// The ledger that the rest of the pass stands on.
@@ -93,7 +95,7 @@ pub enum SecretStep {
 
 /// Decides what one pass does.
 pub fn plan(desired: &Desired, observed: &Observed, now: Instant) -> Plan {
-    if may_attempt(desired, observed, now) && must_read(desired, observed) {
+    if may_attempt(desired, observed, now) && must_read(desired, observed, now) {
         return Plan::ReadInOrder;
     }
     let issue = issue(desired, observed, now);
@@ -103,6 +105,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Instant) -> Plan {
     }
     let deliverable = deliverable(desired, observed, &issue.ledger, now);
     Plan::Act(Box::new(Act {
+        at: now,
         record: issue.ledger != observed.ledger,
         strays: if deliverable { observed.strays.clone() } else { Vec::new() },
         ledger: issue.ledger,
@@ -128,7 +131,7 @@ fn may_attempt(desired: &Desired, observed: &Observed, now: Instant) -> bool {
 }
 
 // Rule 6, and what has no recorded version to stand on.
-fn must_read(desired: &Desired, observed: &Observed) -> bool {
+fn must_read(desired: &Desired, observed: &Observed, now: Instant) -> bool {
     let SecretView::Watched { meta, position } = &observed.secret else { return false };
     if desired.deleting || observed.ring.is_none() {
         return false;
@@ -146,7 +149,8 @@ fn must_read(desired: &Desired, observed: &Observed) -> bool {
         (Some(meta), Some(recorded)) => {
             let seen = version_number(&meta.version);
             let handled = observed.ledger.handled.first().map(String::as_str);
-            seen > recorded || (seen == recorded && !meta.is_as_desired(desired, handled))
+            let repairs = || deliverable(desired, observed, &observed.ledger, now);
+            seen > recorded || (seen == recorded && !meta.is_as_desired(desired, handled) && repairs())
         }
     }
 }
@@ -187,13 +191,24 @@ fn issue(desired: &Desired, observed: &Observed, now: Instant) -> Issue {
 }
 
 fn adopt(desired: &Desired, observed: &Observed, ledger: &mut Ledger, now: Instant) {
+    if let SecretView::Read(seen) = &observed.secret {
+        count_as_seen(seen.as_deref(), observed, ledger, now);
+    }
     let Some(seen) = observed.secret_read().filter(|seen| seen.is_ours(desired)) else { return };
     if seen.meta.same_uid(desired) || desired.adopt {
         let request = desired.request.as_ref().map(|request| request.value.as_str());
-        ledger.adopt(&seen.carried, request, &desired.revoked, now);
+        ledger.adopt(&seen.carried, request, &desired.revoked, now, observed.clock_trusted);
     }
-    if ledger.secret.jti.as_deref() == seen.carried.token.as_ref().map(|token| token.id.as_str()) {
-        ledger.secret.version = Some(seen.meta.version.clone());
+}
+
+// A newest token that is over is never delivered again: what lies in its place needs no repair, so it need not be read
+// again and again. Anything else counts as seen only once it is as it should be.
+fn count_as_seen(seen: Option<&SecretSeen>, observed: &Observed, ledger: &mut Ledger, now: Instant) {
+    let expired = |newest: &Entry| observed.clock_trusted && now >= newest.expires_at;
+    let over = ledger.newest().is_some_and(|newest| newest.phase == Phase::Revoked || expired(newest));
+    if over && !seen.is_some_and(|seen| seen.stuck) {
+        let watched = seen.filter(|seen| seen.meta.labels.contains_key(ACCOUNT_LABEL));
+        ledger.secret.version = watched.map(|seen| seen.meta.version.clone());
     }
 }
 

@@ -2,10 +2,10 @@
 
 use super::condition::{Facts, conditions, issuing, token_ending};
 use super::desired::Desired;
-use super::ledger::{Hold, Ledger};
+use super::ledger::{Hold, Ledger, Settling};
 use super::observe::Observed;
 use super::plan::{Act, Block, SecretStep, retry_cap};
-use crate::api::{Instant, IssueReason, Phase, Seconds, TargetError, TokenSecretStatus, VirtualAccountStatus};
+use crate::api::{Entry, Instant, IssueReason, Phase, Seconds, TargetError, TokenSecretStatus, VirtualAccountStatus};
 use crate::backoff;
 use crate::token::Standing;
 
@@ -21,6 +21,15 @@ pub enum Outcome {
     Untouched,
     /// The attempt failed.
     Failed(TargetError),
+}
+
+/// The clock after the deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// What it shows.
+    pub now: Instant,
+    /// Whether it agreed with the API server's, when the plan was made and now.
+    pub trusted: bool,
 }
 
 /// The status of the write-ahead write: the ledger and what follows from it. Conditions stay, but at first issue.
@@ -44,15 +53,16 @@ pub fn recorded(desired: &Desired, observed: &Observed, act: &Act, now: Instant)
     status
 }
 
-/// The status after the deliveries; `now` was read after the last of them.
+/// The status after the deliveries; the clock was read after the last of them.
 pub fn finished(
     desired: &Desired,
     observed: &Observed,
     act: &Act,
     outcome: &Outcome,
-    now: Instant,
+    clock: Clock,
 ) -> VirtualAccountStatus {
-    let ledger = ledger_after(desired, observed, act, outcome, now);
+    let now = clock.now;
+    let ledger = ledger_after(desired, act, outcome, clock);
     let mut status = with_ledger(desired, observed, &ledger, act.block.as_ref(), now);
     status.token_secret = Some(secret_after(desired, observed, act, &ledger, outcome, now));
     let facts = Facts {
@@ -69,7 +79,7 @@ pub fn finished(
 }
 
 /// The ledger after the deliveries.
-pub fn ledger_after(desired: &Desired, observed: &Observed, act: &Act, outcome: &Outcome, now: Instant) -> Ledger {
+pub fn ledger_after(desired: &Desired, act: &Act, outcome: &Outcome, clock: Clock) -> Ledger {
     let mut ledger = act.ledger.clone();
     match (outcome, &act.secret) {
         (Outcome::Delivered { version }, _) | (_, SecretStep::Confirm { version }) => {
@@ -78,7 +88,15 @@ pub fn ledger_after(desired: &Desired, observed: &Observed, act: &Act, outcome: 
         }
         _ => {}
     }
-    ledger.settled(now, desired.limits.max_clock_skew, observed.clock_trusted)
+    let over = |newest: &Entry| newest.phase == Phase::Revoked || clock.now >= newest.expires_at;
+    let confirmed = match (outcome, &act.secret) {
+        (Outcome::Delivered { .. }, _) => true,
+        (_, SecretStep::Keep | SecretStep::Confirm { .. } | SecretStep::NotOwned { .. }) => true,
+        (_, SecretStep::Nothing) => ledger.newest().is_none_or(over),
+        _ => false,
+    };
+    let Clock { now, trusted } = clock;
+    ledger.settled(&Settling { now, planned: act.at, skew: desired.limits.max_clock_skew, trusted, confirmed })
 }
 
 /// When the next pass is worth making, if nothing else happens.

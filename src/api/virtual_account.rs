@@ -332,7 +332,7 @@ pub struct TokenSecretStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub resource_version: Option<String>,
-    /// The token it holds.
+    /// The token it holds; before the first delivery under a new name, the one that the former Secret holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub jwt_id: Option<String>,
