@@ -25,4 +25,5 @@ pub mod observe;
 pub mod plan;
 pub mod schedule;
 pub mod secret;
+pub mod seen;
 pub mod status;
