@@ -422,3 +422,6 @@ fn secret_step(desired: &Desired, observed: &Observed, issue: &Issue, now: Insta
         (SecretView::Read(_), None) => SecretStep::Nothing,
     }
 }
+
+#[cfg(test)]
+mod tests;
