@@ -204,3 +204,6 @@ fn secret_after(
         _ => held,
     }
 }
+
+#[cfg(test)]
+mod tests;
