@@ -44,7 +44,7 @@ fn every_history_keeps_the_promises() {
                 return (mints, failures);
             }
             match history(seed) {
-                Ok(more) => more.into_iter().for_each(|(reason, n)| *mints.entry(reason).or_default() += n),
+                Ok(more) => count_up(&mut mints, more),
                 Err(failure) => failures.push(failure),
             }
         }
@@ -55,7 +55,7 @@ fn every_history_keeps_the_promises() {
         let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         for thread in running {
             let (more, failed) = thread.join().unwrap();
-            more.into_iter().for_each(|(reason, n)| *mints.entry(reason).or_default() += n);
+            count_up(&mut mints, more);
             failures.extend(failed);
         }
     });
@@ -63,6 +63,12 @@ fn every_history_keeps_the_promises() {
     println!("{count} histories; entries added: {mints:?}");
     if count >= 1_000 {
         assert!(mints.len() >= 7, "some reason never occurs: {mints:?}");
+    }
+}
+
+fn count_up(mints: &mut Mints, more: Mints) {
+    for (reason, n) in more {
+        *mints.entry(reason).or_default() += n;
     }
 }
 
@@ -139,8 +145,8 @@ fn a_pass_that_dies_anywhere_is_finished_by_the_next() {
     type Prepare = fn(&mut Sim);
     let story: [(&str, Prepare); 6] = [
         ("first issue", |_| {}),
-        ("rotation", |sim| sim.to_next_wake()),
-        ("end of grace", |sim| sim.to_next_wake()),
+        ("rotation", |sim| sim.go_to_wake()),
+        ("end of grace", |sim| sim.go_to_wake()),
         ("repair", |sim| sim.world().delete_secret_by_hand()),
         ("immutable", |sim| sim.world().freeze_secret()),
         ("rename", |sim| sim.world().rename()),

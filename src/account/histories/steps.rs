@@ -159,7 +159,7 @@ impl Sim {
     }
 
     /// To the instant at which a settled account wants its next pass.
-    pub(super) fn to_next_wake(&mut self) {
+    pub(super) fn go_to_wake(&mut self) {
         let wake = self.full_pass().report().wake_at;
         let mut world = self.world();
         world.now = wake.unwrap_or(world.now);
@@ -355,7 +355,8 @@ impl World {
             "no audience" => spec.audiences = None,
             "end" => spec.expiration_date = days,
             "auto" => {
-                spec.auto_rotate = spec.auto_rotate.is_none().then(|| rotation(interval.max(Seconds::hours(40)), grace))
+                spec.auto_rotate =
+                    spec.auto_rotate.is_none().then(|| rotation(interval.max(Seconds::hours(40)), grace));
             }
             "interval" => {
                 if let Some(rotate) = spec.auto_rotate.as_mut() {

@@ -55,7 +55,7 @@ fn every_state_has_its_conditions() {
     });
     let unreadable = change(|s| s.desired.remarks = vec!["unreadable".into()]);
     let (quiet, fails) = (Outcome::Untouched, failed("Forbidden"));
-    let table = [
+    let table = vec![
         ("first issue", Scene::new(), at(0), delivered(), "True True False", Reason::Delivered),
         ("first fails", Scene::new(), at(0), fails.clone(), "False False False", Reason::Delivering),
         ("delivered", settled(), at(1), quiet.clone(), "True True False", Reason::Delivered),
