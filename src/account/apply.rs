@@ -11,9 +11,10 @@ use kube::ResourceExt;
 
 use super::condition::SECRET_NOT_OWNED;
 use super::desired::{Desired, Limits};
+use super::issue::Block;
 use super::ledger::Ledger;
 use super::observe::{Observed, SecretView, version_number};
-use super::plan::{Act, Block, Plan, SecretStep, plan};
+use super::plan::{Act, Plan, SecretStep, plan};
 use super::secret::{Image, SecretMeta, SecretSeen, released, render};
 use super::status::{Clock, Outcome, finished, recorded, wake_at};
 use crate::api::{AccountId, DeletionPolicy, Instant, IssueReason, TargetError, VirtualAccount, VirtualAccountStatus};

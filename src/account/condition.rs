@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::desired::Desired;
+use super::issue::Block;
 use super::ledger::Ledger;
 use super::observe::Observed;
-use super::plan::Block;
 use crate::api::{Entry, Instant, Phase, Seconds, TokenSecretStatus, VirtualAccountStatus};
 use crate::token::Standing;
 

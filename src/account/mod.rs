@@ -18,6 +18,7 @@ pub mod desired;
 pub(crate) mod fixtures;
 #[cfg(test)]
 mod histories;
+pub mod issue;
 pub mod journal;
 pub mod kubernetes;
 pub mod ledger;

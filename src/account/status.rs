@@ -2,9 +2,10 @@
 
 use super::condition::{Facts, conditions, issuing, token_ending};
 use super::desired::Desired;
+use super::issue::Block;
 use super::ledger::{Hold, Ledger, Settling};
 use super::observe::Observed;
-use super::plan::{Act, Block, SecretStep, retry_cap};
+use super::plan::{Act, SecretStep, retry_cap};
 use crate::api::{Entry, Instant, IssueReason, Phase, Seconds, TargetError, TokenSecretStatus, VirtualAccountStatus};
 use crate::backoff;
 use crate::token::Standing;

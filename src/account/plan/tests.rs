@@ -1,7 +1,7 @@
 //! Plans, compared whole, so that a step too much fails too.
 
 use super::*;
-use crate::account::desired::Limits;
+use crate::account::desired::{Limits, Request};
 use crate::account::fixtures::{HOUR, Scene, at, entry, superseded};
 use crate::account::secret::{ACCOUNT_LABEL, UID_ANNOTATION};
 use crate::account::status::Outcome;
