@@ -15,9 +15,10 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::account::apply::CallError;
-use crate::account::controller::{Controller, Parts, Seen};
+use crate::account::controller::{Controller, Parts};
 use crate::account::desired::Limits;
 use crate::account::kubernetes::Kubernetes;
+use crate::account::seen::Seen;
 use crate::api::{AccountId, Seconds, VirtualAccount};
 use crate::client;
 use crate::clock::{self, ServerClock};

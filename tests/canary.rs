@@ -179,10 +179,10 @@ impl Run<'_> {
         let keys = good["data"].as_object().expect("it has keys");
         let kid = keys.keys().find(|name| *name != "gone.json").expect("it has a key");
         let stored = text(&good, kid).expect("a key");
+        let seen = format!("the data entry {kid} of the key ring");
         for damage in [&stored[..stored.len() / 2], &stored.replacen("\\n", "", 3)] {
-            self.cluster.patch(&path, &json!({"data": {kid.as_str(): STANDARD.encode(damage)}}));
-            let seen = format!("the data entry {kid} of the key ring");
             let before = self.operator.log().matches(&seen).count();
+            self.cluster.patch(&path, &json!({"data": {kid.as_str(): STANDARD.encode(damage)}}));
             self.said.command(&self.operator.command(&["keys", "list"], ""));
             self.said.command(&self.operator.command(&["verify"], &token));
             wait_for("the operator to see it", PATIENCE, || {

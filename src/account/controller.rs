@@ -1,14 +1,13 @@
 //! When a pass runs: on a change of the account, of its Secret or of the key ring, and at the instants that a pass asked
 //! for. Knows no rules of the ledger.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::Secret;
-use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 use tokio::sync::watch::Receiver;
 use tokio_util::sync::CancellationToken;
@@ -21,18 +20,16 @@ use super::journal::{is_event, journal};
 use super::kubernetes::Kubernetes;
 
 use super::observe::version_number;
-use super::secret::{ACCOUNT_LABEL, SecretMeta};
-use crate::api::{AccountId, GROUP, Instant, IssueReason, Seconds, VirtualAccount, VirtualAccountStatus};
+use super::secret::SecretMeta;
+use super::seen::{SecretObject, Seen, Watches, lock};
+use crate::api::{AccountId, Instant, IssueReason, Seconds, VirtualAccount, VirtualAccountStatus};
 use crate::backoff;
 use crate::clock::{self, ServerClock};
 use crate::events::{Events, Severity};
 use crate::metrics::Metrics;
 use crate::queue::Queue;
-use crate::token::{Ledgers, Ring, RingState, fresh_jti};
-use crate::watch::{Cache, Change, Watch, prune_secret};
-
-/// The metadata of a Secret: the operator asks for no more in its watch.
-pub type SecretObject = PartialObjectMeta<Secret>;
+use crate::token::{Ledgers as _, Ring, RingState, fresh_jti};
+use crate::watch::Change;
 
 /// After an error that is nobody's fault the next pass comes within this.
 const RETRY_CAP: Seconds = Seconds(5);
@@ -57,104 +54,6 @@ pub struct Parts {
     pub reissue_rate: u32,
     /// What the watches have seen.
     pub seen: Arc<Seen>,
-}
-
-/// What the watches have seen of accounts and their Secrets.
-pub struct Seen {
-    /// All accounts.
-    pub accounts: Arc<Cache<VirtualAccount>>,
-    /// All Secrets with our label.
-    pub secrets: Arc<Cache<SecretObject>>,
-    // Which Secrets carry an account's label.
-    by_account: Mutex<HashMap<AccountId, BTreeSet<String>>>,
-}
-
-/// The two watches, to be run by [`Controller::run`].
-pub struct Watches {
-    accounts: Watch<VirtualAccount>,
-    secrets: Watch<SecretObject>,
-}
-
-impl Seen {
-    /// The watches and what they fill.
-    pub fn new(client: &Client) -> (Arc<Self>, Watches) {
-        let accounts = Watch::<VirtualAccount>::all(client.clone()).prune(prune_account);
-        let secrets = Watch::<SecretObject>::all(client.clone()).labels(ACCOUNT_LABEL).prune(prune_secret);
-        let seen = Self { accounts: accounts.cache(), secrets: secrets.cache(), by_account: Mutex::default() };
-        (Arc::new(seen), Watches { accounts, secrets })
-    }
-
-    /// Why the operator is not ready, if so.
-    pub fn trouble(&self) -> Option<String> {
-        let late = |name: &str, silence: Option<Duration>, broken: Option<Duration>| match (silence, broken) {
-            (None, _) => Some(format!("{name} are not listed yet")),
-            (_, Some(broken)) if broken > BROKEN => {
-                Some(format!("the watch of {name} has been broken for {} s", broken.as_secs()))
-            }
-            (Some(silence), _) if silence > SILENT => {
-                Some(format!("the watch of {name} has been silent for {} s", silence.as_secs()))
-            }
-            _ => None,
-        };
-        let (accounts, secrets) = (&self.accounts, &self.secrets);
-        late("accounts", accounts.silence(), accounts.broken_for())
-            .or_else(|| late("secrets", secrets.silence(), secrets.broken_for()))
-    }
-
-    fn note(&self, secret: &SecretObject, there: bool) -> Option<AccountId> {
-        let account = AccountId::new(secret.namespace().unwrap_or_default(), secret.labels().get(ACCOUNT_LABEL)?);
-        let mut index = lock(&self.by_account);
-        let names = index.entry(account.clone()).or_default();
-        if there {
-            names.insert(secret.name_any());
-        } else {
-            names.remove(&secret.name_any());
-        }
-        if names.is_empty() {
-            index.remove(&account);
-        }
-        Some(account)
-    }
-
-    // A label that was changed leaves the name behind in the index, so it is looked at again.
-    fn secrets_of(&self, id: &AccountId) -> Vec<SecretMeta> {
-        let names = lock(&self.by_account).get(id).cloned().unwrap_or_default();
-        let seen = names.iter().filter_map(|name| self.secrets.get(&AccountId::new(&id.namespace, name)));
-        let labelled = seen.filter(|secret| secret.labels().get(ACCOUNT_LABEL) == Some(&id.name));
-        labelled.map(|secret| SecretMeta::of(&secret.metadata)).collect()
-    }
-}
-
-const BROKEN: Duration = Duration::from_secs(30);
-const SILENT: Duration = Duration::from_secs(150);
-
-impl Ledgers for Seen {
-    fn synced(&self) -> bool {
-        self.accounts.synced() && self.secrets.synced()
-    }
-
-    fn kids_in_use(&self) -> BTreeSet<String> {
-        let accounts = self.accounts.values();
-        let entries = accounts.iter().filter_map(|account| account.status.as_ref()).flat_map(|status| &status.jwts);
-        entries.map(|entry| entry.key_id.clone()).collect()
-    }
-
-    fn any_entry(&self) -> bool {
-        let recorded =
-            |account: &Arc<VirtualAccount>| account.status.as_ref().is_some_and(|status| !status.jwts.is_empty());
-        !self.accounts.unreadable().is_empty() || self.accounts.values().iter().any(recorded)
-    }
-
-    fn any_labelled_secret(&self) -> bool {
-        !self.secrets.is_empty() || !self.secrets.unreadable().is_empty()
-    }
-
-    fn labelled_secret_with_empty_ledger(&self) -> bool {
-        let index = lock(&self.by_account);
-        let empty = |account: &Arc<VirtualAccount>| account.status.as_ref().is_none_or(|status| status.jwts.is_empty());
-        let lost = |id: &AccountId| self.accounts.get(id).is_some_and(|account| empty(&account));
-        !self.accounts.unreadable().is_empty() || index.keys().any(lost)
-    }
 }
 
 /// Runs passes.
@@ -449,15 +348,6 @@ impl Bucket {
     }
 }
 
-// Of the metadata only what a pass reads stays: kubectl's copy of the manifest alone would double an account's size.
-fn prune_account(account: &mut VirtualAccount) {
-    account.metadata.managed_fields = None;
-    account.metadata.labels = None;
-    if let Some(annotations) = &mut account.metadata.annotations {
-        annotations.retain(|key, _| key.split('/').next() == Some(GROUP));
-    }
-}
-
 fn identity(account: &VirtualAccount) -> AccountId {
     AccountId::new(account.namespace().unwrap_or_default(), account.name_any())
 }
@@ -468,9 +358,4 @@ fn version(account: &VirtualAccount) -> u64 {
 
 fn same_object(one: &VirtualAccount, other: &VirtualAccount) -> bool {
     one.metadata.uid == other.metadata.uid
-}
-
-// A poisoned lock is only one whose holder panicked between two map operations; each leaves the maps whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

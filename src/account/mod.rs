@@ -4,7 +4,7 @@
 //!  VirtualAccount --desired--> Desired --+
 //!  Secret, status, key ring -> Observed -+- plan(desired, observed, now) -> Plan -> apply -> Outcome -+
 //!                                                                                                      |
-//!                              status::finished(desired, observed, plan, outcome, now) <---------------+
+//!                              status::finished(desired, observed, plan, outcome, clock) <-------------+
 //! ```
 //!
 //! [`schedule`], [`ledger`], [`plan`] and [`status`] are pure; [`apply`] does what a plan says; [`controller`] decides
@@ -25,4 +25,5 @@ pub mod observe;
 pub mod plan;
 pub mod schedule;
 pub mod secret;
+pub mod seen;
 pub mod status;

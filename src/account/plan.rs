@@ -202,11 +202,12 @@ fn adopt(desired: &Desired, observed: &Observed, ledger: &mut Ledger, now: Insta
 }
 
 // A newest token that is over is never delivered again: what lies in its place needs no repair, so it need not be read
-// again and again. Anything else counts as seen only once it is as it should be.
+// again and again. Anything else counts as seen only once it is as it should be. By a wrong clock nothing counts: what is
+// there may only seem to have expired, and is still to be adopted.
 fn count_as_seen(seen: Option<&SecretSeen>, observed: &Observed, ledger: &mut Ledger, now: Instant) {
-    let expired = |newest: &Entry| observed.clock_trusted && now >= newest.expires_at;
-    let over = ledger.newest().is_some_and(|newest| newest.phase == Phase::Revoked || expired(newest));
-    if over && !seen.is_some_and(|seen| seen.stuck) {
+    let over = |newest: &Entry| newest.phase == Phase::Revoked || now >= newest.expires_at;
+    let stuck = seen.is_some_and(|seen| seen.stuck);
+    if observed.clock_trusted && !stuck && ledger.newest().is_some_and(over) {
         let watched = seen.filter(|seen| seen.meta.labels.contains_key(ACCOUNT_LABEL));
         ledger.secret.version = watched.map(|seen| seen.meta.version.clone());
     }
@@ -425,3 +426,6 @@ fn secret_step(desired: &Desired, observed: &Observed, issue: &Issue, now: Insta
         (SecretView::Read(_), None) => SecretStep::Nothing,
     }
 }
+
+#[cfg(test)]
+mod tests;

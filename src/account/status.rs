@@ -206,3 +206,6 @@ fn secret_after(
         _ => held,
     }
 }
+
+#[cfg(test)]
+mod tests;

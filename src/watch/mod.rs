@@ -242,10 +242,11 @@ where
             }
             WatchEvent::Error(status) => return Err(kube::Error::Api(status).into()),
         };
-        self.cache.heard(&version);
         if let Some(change) = change {
             report(change);
         }
+        // Last, so that what the callback keeps is never behind what the cache claims to have shown.
+        self.cache.heard(&version);
         Ok(())
     }
 

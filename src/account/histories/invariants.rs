@@ -333,7 +333,8 @@ impl World {
                 self.book.limbo.remove(old);
                 self.book.lost.insert(old.clone());
             }
-            if unadopted && self.book.limbo.contains(old) && !self.over(old) {
+            let ends = self.book.all.get(old).map(|entry| entry.expires_at - self.tolerance());
+            if unadopted && self.book.limbo.contains(old) && !self.over(old) && ends > Some(self.now) {
                 self.bad(format!("{old} was in the Secret at a loss of status and is overwritten, not adopted"));
             }
         }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rand::Rng;
 
 use crate::api::{IssueReason, Seconds};
-use steps::{Sim, first_spec};
+use steps::{Sim, first_spec, plain_spec};
 
 const STEPS: u32 = 250;
 
@@ -44,7 +44,7 @@ fn every_history_keeps_the_promises() {
                 return (mints, failures);
             }
             match history(seed) {
-                Ok(more) => more.into_iter().for_each(|(reason, n)| *mints.entry(reason).or_default() += n),
+                Ok(more) => count_up(&mut mints, more),
                 Err(failure) => failures.push(failure),
             }
         }
@@ -55,7 +55,7 @@ fn every_history_keeps_the_promises() {
         let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         for thread in running {
             let (more, failed) = thread.join().unwrap();
-            more.into_iter().for_each(|(reason, n)| *mints.entry(reason).or_default() += n);
+            count_up(&mut mints, more);
             failures.extend(failed);
         }
     });
@@ -63,6 +63,12 @@ fn every_history_keeps_the_promises() {
     println!("{count} histories; entries added: {mints:?}");
     if count >= 1_000 {
         assert!(mints.len() >= 7, "some reason never occurs: {mints:?}");
+    }
+}
+
+fn count_up(mints: &mut Mints, more: Mints) {
+    for (reason, n) in more {
+        *mints.entry(reason).or_default() += n;
     }
 }
 
@@ -89,6 +95,83 @@ fn report(failures: &mut [Failure], count: u64) {
     }
     let seeds: Vec<u64> = failures.iter().take(20).map(|failure| failure.seed).collect();
     assert!(failures.is_empty(), "{} of {count} histories fail: {kinds:#?}; seeds {seeds:?}", failures.len());
+}
+
+/// An account without faults: rotation every 40 h with a grace of 10 h.
+fn calm_account() -> Sim {
+    let sim = Sim::new(0);
+    {
+        let mut world = sim.world();
+        world.faults = false;
+        plain_spec(&mut world);
+    }
+    sim
+}
+
+fn holds(sim: &Sim) {
+    let world = sim.world();
+    assert_eq!(world.violation, None, "{}", world.trace.join("\n"));
+}
+
+#[test]
+fn calls_are_counted() {
+    let mut sim = calm_account();
+    let spent = |sim: &mut Sim| {
+        let done = sim.full_pass();
+        holds(sim);
+        ((done.calls.writes, done.calls.reads), done.report())
+    };
+    let (first, report) = spent(&mut sim);
+    assert_eq!((first, report.issued), ((3, 0), Some(IssueReason::First)));
+    assert_eq!(spent(&mut sim).0, (0, 0), "steady state");
+    let due = report.wake_at.unwrap();
+    sim.world().now = due - Seconds(1);
+    assert_eq!(spent(&mut sim).0, (0, 0), "the second before");
+    sim.world().now = due;
+    let (rotation, report) = spent(&mut sim);
+    assert_eq!((rotation, report.issued), ((3, 0), Some(IssueReason::Scheduled)));
+    sim.world().now = report.wake_at.unwrap();
+    assert_eq!(spent(&mut sim).0, (2, 0), "end of grace");
+    sim.world().touch();
+    assert_eq!(spent(&mut sim).0, (1, 2), "a foreign touch of the Secret");
+    sim.world().delete_secret_by_hand();
+    assert_eq!(spent(&mut sim).0, (2, 2), "repair: the Secret and the status");
+    assert_eq!(spent(&mut sim).0, (0, 0), "steady state");
+}
+
+// First issue, rotation, end of grace, repair and rename, each cut off at every turn, with the last write sent or lost.
+#[test]
+fn a_pass_that_dies_anywhere_is_finished_by_the_next() {
+    type Prepare = fn(&mut Sim);
+    let story: [(&str, Prepare); 6] = [
+        ("first issue", |_| {}),
+        ("rotation", |sim| sim.go_to_wake()),
+        ("end of grace", |sim| sim.go_to_wake()),
+        ("repair", |sim| sim.world().delete_secret_by_hand()),
+        ("immutable", |sim| sim.world().freeze_secret()),
+        ("rename", |sim| sim.world().rename()),
+    ];
+    for (at, (name, _)) in story.iter().enumerate() {
+        for lands in [false, true] {
+            for turns in 0.. {
+                let mut sim = calm_account();
+                for (_, before) in &story[..at] {
+                    before(&mut sim);
+                    sim.full_pass();
+                }
+                (story[at].1)(&mut sim);
+                let ended = sim.cut_pass(turns, lands);
+                sim.full_pass();
+                assert!(sim.full_pass().silent(), "{name}, cut after {turns} turns: not settled in one pass");
+                sim.world().check_settled();
+                holds(&sim);
+                assert_eq!(sim.world().secrets.len(), 1, "{name}, cut after {turns} turns");
+                if ended {
+                    break;
+                }
+            }
+        }
+    }
 }
 
 fn history(seed: u64) -> Result<Mints, Failure> {

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use rand::Rng;
 
@@ -17,7 +18,7 @@ use crate::account::condition::SECRET_NOT_OWNED;
 use crate::account::secret::{ACCOUNT_LABEL, UID_ANNOTATION};
 use crate::api::{
     AutoRotate, DaysOrDuration, DeletionPolicy, Instant, IssueReason, ROTATE_ANNOTATION, Seconds, TokenSecret,
-    VirtualAccount, VirtualAccountSpec, VirtualAccountStatus,
+    VirtualAccountSpec, VirtualAccountStatus,
 };
 
 type Running = Pin<Box<dyn Future<Output = Result<Option<Report>, CallError>> + Send>>;
@@ -121,11 +122,24 @@ impl Sim {
         }
     }
 
-    pub(super) fn crash_now(&mut self, me: usize) {
-        self.passes[me] = None;
+    /// A pass of one writer that dies after so many turns; what it sent last may still land. Whether it ended before.
+    pub(super) fn cut_pass(&mut self, turns: usize, lands: bool) -> bool {
+        self.start(0);
+        for _ in 0..turns {
+            if self.poll(0).is_some() {
+                return true;
+            }
+        }
+        self.passes[0] = None;
         let mut world = self.world();
-        world.abandon(me);
-        world.locals[me].memory = None;
+        if lands {
+            world.land();
+        }
+        world.abandon(0);
+        world.locals[0].memory = None;
+        world.drop_drifting();
+        world.check();
+        false
     }
 
     /// A pass of one writer to its end.
@@ -142,6 +156,13 @@ impl Sim {
         world.check();
         let calls = Calls { writes: world.calls.writes - before.writes, reads: world.calls.reads - before.reads };
         Done { calls, ended: world.expired(), result }
+    }
+
+    /// To the instant at which a settled account wants its next pass.
+    pub(super) fn go_to_wake(&mut self) {
+        let wake = self.full_pass().report().wake_at;
+        let mut world = self.world();
+        world.now = wake.unwrap_or(world.now);
     }
 
     /// Whatever was under way ends, without further failures.
@@ -176,6 +197,11 @@ pub(super) fn first_spec(world: &mut World) {
         account.spec.auto_rotate = auto.then(|| rotation(interval, grace));
         account.spec.expiration_date = date;
     });
+}
+
+/// A rotation every 40 h with a grace of 10 h.
+pub(super) fn plain_spec(world: &mut World) {
+    world.change_account(|account| account.spec.auto_rotate = Some(rotation(Seconds::hours(40), Seconds::hours(10))));
 }
 
 fn rotation(interval: Seconds, grace: Seconds) -> AutoRotate {
@@ -329,7 +355,8 @@ impl World {
             "no audience" => spec.audiences = None,
             "end" => spec.expiration_date = days,
             "auto" => {
-                spec.auto_rotate = spec.auto_rotate.is_none().then(|| rotation(interval.max(Seconds::hours(40)), grace))
+                spec.auto_rotate =
+                    spec.auto_rotate.is_none().then(|| rotation(interval.max(Seconds::hours(40)), grace));
             }
             "interval" => {
                 if let Some(rotate) = spec.auto_rotate.as_mut() {
@@ -408,7 +435,7 @@ impl World {
         }
     }
 
-    fn delete_secret_by_hand(&mut self) {
+    pub(super) fn delete_secret_by_hand(&mut self) {
         let name = self.desired.secret.name.clone();
         self.log("the Secret is deleted");
         self.give_up_limbo();
@@ -498,6 +525,27 @@ impl World {
         if secret.error.is_some_and(|error| error.reason == SECRET_NOT_OWNED) && self.secret().is_some() {
             self.delete_secret_by_hand();
         }
+    }
+
+    /// Somebody adds a label to the Secret.
+    pub(super) fn touch(&mut self) {
+        self.change_secret(|secret| drop(secret.labels_mut().insert("foreign".into(), "kept".into())));
+    }
+
+    /// Somebody makes the Secret immutable.
+    pub(super) fn freeze_secret(&mut self) {
+        self.change_secret(|secret| secret.immutable = Some(true));
+    }
+
+    fn change_secret(&mut self, change: impl FnOnce(&mut Secret)) {
+        let mut secret = self.secret().cloned().unwrap_or_default();
+        change(&mut secret);
+        self.store_secret(&secret.name_any(), Some(secret));
+    }
+
+    /// The spec names another Secret.
+    pub(super) fn rename(&mut self) {
+        self.edit_target("rename");
     }
 
     /// The spec is put in order, so that the account can settle.
