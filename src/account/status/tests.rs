@@ -89,7 +89,7 @@ fn the_first_write_says_issuing_and_the_one_of_a_rotation_leaves_the_conditions_
     let first = Scene::new();
     let status = recorded(&first.desired, &first.observed, &first.act(at(0)), at(0));
     assert_eq!(shown(&status), ("False False False".to_owned(), "Issuing".to_owned()));
-    assert_eq!((status.observed_generation, status.jwt_id.as_deref()), (None, Some("new")));
+    assert_eq!((status.observed_generation, status.jwt_id.as_deref()), (Some(-1), Some("new")));
     assert_eq!(status.token_secret, None);
     let rotation = settled();
     let due = at(12 * HOUR);
