@@ -27,7 +27,7 @@ pub struct Seen {
     by_account: Mutex<HashMap<AccountId, BTreeSet<String>>>,
 }
 
-/// The two watches, to be run by [`Controller::run`].
+/// The two watches, to be run by [`super::controller::Controller::run`].
 pub struct Watches {
     pub(super) accounts: Watch<VirtualAccount>,
     pub(super) secrets: Watch<SecretObject>,
