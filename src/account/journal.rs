@@ -123,3 +123,63 @@ fn plain(type_: Severity, reason: &'static str, action: &'static str, message: S
 pub fn is_event(line: &Line) -> bool {
     line.counted.is_none()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::account::fixtures::{at, entry};
+    use crate::api::{TargetError, TokenSecretStatus};
+
+    fn status(jwts: &[Entry]) -> VirtualAccountStatus {
+        VirtualAccountStatus { jwts: jwts.to_vec(), ..VirtualAccountStatus::default() }
+    }
+
+    fn phased(id: &str, seconds: i64, phase: Phase) -> Entry {
+        Entry { phase, issued_at: at(seconds), ..entry(id) }
+    }
+
+    fn reasons(before: &VirtualAccountStatus, after: &VirtualAccountStatus) -> Vec<&'static str> {
+        journal(Some(before), after).iter().map(|line| line.notice.reason).collect()
+    }
+
+    #[test]
+    fn a_rotation_is_told_when_it_is_delivered_and_counted_when_it_is_recorded() {
+        let old = phased("old", 0, Phase::Current);
+        let new = Entry { reason: IssueReason::Scheduled, ..phased("new", 10, Phase::Pending) };
+        let (before, recorded) = (status(std::slice::from_ref(&old)), status(&[new.clone(), old.clone()]));
+        let lines = journal(Some(&before), &recorded);
+        assert_eq!(lines.iter().map(|line| line.counted).collect::<Vec<_>>(), [Some(IssueReason::Scheduled)]);
+        assert!(!lines.iter().any(is_event), "what is only recorded is no Event");
+        let superseded = Entry { phase: Phase::Superseded, grace_ends_at: Some(at(20)), ..old };
+        let done = status(&[Entry { phase: Phase::Current, ..new }, superseded.clone()]);
+        let lines = journal(Some(&recorded), &done);
+        assert_eq!(lines.iter().map(|line| line.notice.reason).collect::<Vec<_>>(), ["Rotated"]);
+        assert!(lines[0].notice.message.contains(&format!("token old stops working at {}", at(20))));
+        assert_eq!(reasons(&done, &status(&done.jwts[..1])), ["Retired"]);
+        assert!(reasons(&done, &done).is_empty(), "a routine pass tells nothing");
+    }
+
+    #[test]
+    fn a_revocation_says_until_when_the_token_verifies_offline() {
+        let before = status(&[phased("a", 0, Phase::Current)]);
+        let after = status(&[phased("a", 0, Phase::Revoked)]);
+        let lines = journal(Some(&before), &after);
+        assert_eq!((lines.len(), lines[0].notice.reason), (1, "Revoked"));
+        assert!(lines[0].notice.message.contains(&after.jwts[0].expires_at.to_string()));
+        assert!(reasons(&after, &status(&[])).is_empty(), "its leaving is no news");
+    }
+
+    #[test]
+    fn a_failure_is_told_once_per_cause() {
+        let failing = |reason: &str, failures| {
+            let error = Some(TargetError { reason: reason.into(), message: "no".into() });
+            let secret = TokenSecretStatus { error, failures: Some(failures), ..TokenSecretStatus::default() };
+            VirtualAccountStatus { token_secret: Some(secret), ..VirtualAccountStatus::default() }
+        };
+        let well = VirtualAccountStatus::default();
+        assert_eq!(reasons(&well, &failing("Forbidden", 1)), ["DeliveryFailed"]);
+        assert!(reasons(&failing("Forbidden", 1), &failing("Forbidden", 2)).is_empty());
+        assert_eq!(reasons(&failing("Forbidden", 2), &failing(SECRET_NOT_OWNED, 1)), ["SecretNotOwned"]);
+        assert!(reasons(&failing("Forbidden", 2), &well).is_empty());
+    }
+}
