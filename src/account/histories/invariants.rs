@@ -133,6 +133,11 @@ impl World {
             }
             self.judge_grace(&old, status, new);
         }
+        // A write in flight at the loss may cost the previous token: what was read and adopted is not there any more.
+        let there = self.secret().and_then(|secret| secret.metadata.resource_version.clone());
+        if adopted && self.locals[by].read != there {
+            self.give_up_limbo();
+        }
         for gone in old.jwts.iter().filter(|gone| entry(status, &gone.id).is_none()) {
             self.judge_left(&old, status, gone, adopted, by);
         }
@@ -450,11 +455,16 @@ impl World {
         }
         let (status, now) = (self.status(), self.now);
         let Some(newest) = status.jwts.first() else { return self.bad("settled without a token") };
+        // Revoked in the account's last second, it can have no successor.
+        let last = self.desired.schedule.end.is_some_and(|end| newest.issued_at + Seconds(1) >= end);
+        if last && newest.phase == Phase::Revoked {
+            return;
+        }
         if now >= newest.expires_at || newest.phase != Phase::Current {
             self.bad(format!("settled with {}, {:?}, which ends {}", newest.id, newest.phase, newest.expires_at));
         }
         let schedule = &self.desired.schedule;
-        let overdue = schedule.auto && now > newest.issued_at + schedule.interval + Seconds::ZERO;
+        let overdue = schedule.auto && now > newest.issued_at + schedule.interval;
         if overdue && schedule.end.is_none_or(|end| newest.expires_at < end) {
             self.bad(format!("{} is older than the interval", newest.id));
         }

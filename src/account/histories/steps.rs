@@ -444,7 +444,7 @@ impl World {
     }
 
     // What the Secret held at a loss of status is nowhere else.
-    fn give_up_limbo(&mut self) {
+    pub(super) fn give_up_limbo(&mut self) {
         let limbo = std::mem::take(&mut self.book.limbo);
         self.book.lost.extend(limbo);
     }

@@ -38,6 +38,8 @@ const KEYS: u8 = 6;
 pub(super) struct Local {
     /// Own last write of the account.
     pub(super) memory: Option<Arc<VirtualAccount>>,
+    /// The version of the Secret that it read last.
+    pub(super) read: Option<String>,
     /// Local clock less true time.
     pub(super) offset: Seconds,
 }
@@ -513,7 +515,8 @@ impl Cluster for Writer {
         world.reachable()?;
         world.calls.reads += 1;
         let version = world.secrets.get(&id.name).and_then(|secret| secret.metadata.resource_version.clone());
-        world.log(format!("w{} reads Secret {}@{}", self.me, id.name, version.unwrap_or_default()));
+        world.log(format!("w{} reads Secret {}@{}", self.me, id.name, version.as_deref().unwrap_or_default()));
+        world.locals[self.me].read = version;
         Ok(world.secrets.get(&id.name).cloned())
     }
 
