@@ -14,6 +14,7 @@ pub mod http;
 pub mod metrics;
 pub mod queue;
 pub mod run;
+pub mod store;
 pub mod telemetry;
 pub mod token;
 pub mod verify;

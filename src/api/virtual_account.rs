@@ -7,9 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
-};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::CustomResourceExt;
 use kube::{CustomResource, KubeSchema};
@@ -75,6 +73,16 @@ pub struct VirtualAccountSpec {
     /// a grace period `previous-token` and `previous-jti`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_secret: Option<TokenSecret>,
+
+    /// Where else the token goes, at most 8: a path in a secret store. The value there is the bare token (in Vault: the
+    /// keys `token`, `jti` and `expires-at`). Each is independent: one that fails holds up neither the Secret nor another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 8))]
+    #[x_kube(
+        merge_strategy = ListMerge::Atomic,
+        validation = Rule::new("self.all(a, self.exists_one(b, a.secretPath == b.secretPath && a.storeRef == b.storeRef))").message("the same path in the same store is listed twice; remove one of them")
+    )]
+    pub secret_stores: Option<Vec<SecretStore>>,
 
     /// The token's `aud` claim (RFC 7519): each one of the operator's --allowed-audiences. Default: the operator's
     /// --default-audience. A change issues a new token at once, with grace; removing the field acts at the next issue.
@@ -153,11 +161,45 @@ pub struct OwnedBy {
     pub account: Option<String>,
 }
 
+/// A path in a secret store that holds the token.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretStore {
+    /// The TokenStore.
+    pub store_ref: StoreRef,
+    /// The path in it: letters, digits, '-', '_' and '/'; it starts with a slash if it has one inside. How it is written
+    /// in each provider stands in the docs. A secret there that is not this account's is never touched.
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = Rule::new("self.matches('^/?[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$') && (self.startsWith('/') || !self.contains('/'))").message("must have letters, digits, '-', '_' and '/' only, and start with '/' if it has one inside; no '//' and no '/' at the end; for example /team/app/token"))]
+    pub secret_path: String,
+    /// What becomes of it when the account is deleted or no longer names it: Delete (the default) removes it, Retain
+    /// leaves it there, no longer rotated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", extend("enum" = ["Delete", "Retain"]))]
+    pub deletion_policy: Option<DeletionPolicy>,
+}
+
+/// A TokenStore, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StoreRef {
+    /// Its namespace. Default: the account's own. Another must allow it (TokenStore spec.allowedNamespaces).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
 /// The Secret that holds the token: keys `token`, `jti`, `expires-at`, `issuer`, and during a grace period
 /// `previous-token` and `previous-jti`.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenSecret {
+    /// False: no Secret; the token goes to secretStores alone, which must then name at least one. An existing Secret is
+    /// deleted or left, as deletionPolicy says. Default: true. With false, a lost status costs one new token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
     /// The Secret's name. Default: `<account>-token`. A Secret that belongs to somebody else is never touched. After a
     /// change the new Secret is written before the old one is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -249,6 +291,16 @@ pub struct VirtualAccountStatus {
     /// The Secret as the operator last wrote or saw it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_secret: Option<TokenSecretStatus>,
+    /// The paths in secret stores, as the operator last wrote or saw them; also those that the spec no longer names, until
+    /// they are cleaned up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub secret_stores: Vec<SecretStoreStatus>,
+    /// The last value of the annotation virtualaccounts.dev/sync-requested-at that was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub handled_sync_request: Option<String>,
 }
 
 /// One row of the ledger: everything that the token is made of, but never the token.
@@ -348,6 +400,51 @@ pub struct TokenSecretStatus {
     pub error: Option<TargetError>,
 }
 
+/// One path in one secret store, as the operator last wrote or saw it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretStoreStatus {
+    /// The TokenStore.
+    pub store_ref: StoreId,
+    /// The path, as the spec names it.
+    #[schemars(length(max = 512))]
+    pub secret_path: String,
+    /// What becomes of it when the spec no longer names it: as the spec said last.
+    pub deletion_policy: DeletionPolicy,
+    /// The token it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub jwt_id: Option<String>,
+    /// The store's own version of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub version: Option<String>,
+    /// When it was last written or found to be right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synced_at: Option<Instant>,
+    /// How many attempts failed in a row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub failures: Option<i32>,
+    /// When the next attempt is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_at: Option<Instant>,
+    /// Why the last attempt failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<TargetError>,
+}
+
+/// A TokenStore, by namespace and name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct StoreId {
+    /// Its namespace.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// Its name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+}
+
 /// Why a delivery failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TargetError {
@@ -361,31 +458,7 @@ pub struct TargetError {
 
 /// The definition, with what the derive cannot say.
 pub(super) fn crd() -> CustomResourceDefinition {
-    let mut crd = VirtualAccount::crd();
-    for version in &mut crd.spec.versions {
-        let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) else {
-            continue;
-        };
-        tidy(schema);
-        schema.x_kubernetes_validations = serde_json::from_value(json!([name_rule()])).ok();
-        if let Some(status) = schema.properties.as_mut().and_then(|properties| properties.get_mut("status")) {
-            status.default = serde_json::from_value(json!({"observedGeneration": -1})).ok();
-        }
-    }
-    crd
-}
-
-/// One line for each sentence, as `kubectl explain` and the YAML keep line ends; and no field is nullable: the API server
-/// then drops a null, which a template's empty line leaves, instead of storing it.
-fn tidy(schema: &mut JSONSchemaProps) {
-    if let Some(description) = &mut schema.description {
-        *description = description.split_whitespace().collect::<Vec<_>>().join(" ").replace(". ", ".\n");
-    }
-    schema.nullable = None;
-    schema.properties.iter_mut().flat_map(BTreeMap::values_mut).for_each(tidy);
-    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
-        tidy(items);
-    }
+    super::finish(VirtualAccount::crd(), Some(name_rule()))
 }
 
 // At the root because only a root rule sees metadata.name; for new objects only (`optionalOldSelf`), because a root rule

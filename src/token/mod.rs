@@ -36,7 +36,8 @@ pub use verify::{AccountView, MAX_TOKEN_BYTES, Refusal, Verified, against_ledger
 pub struct Token(Zeroizing<String>);
 
 impl Token {
-    pub(crate) fn new(text: String) -> Self {
+    /// A text that is a token.
+    pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
 

@@ -1,0 +1,211 @@
+//! Secret stores: what every provider can do ([`Store`]), what is decided for all of them ([`judge`]), and the mark that
+//! says whose a secret is. Knows no accounts: it is told whose token it writes.
+//!
+//! ```text
+//!  TokenStore --registry--> Box<dyn Store> --guard--> read, write, retire, delete
+//! ```
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use async_trait::async_trait;
+
+use crate::api::Seconds;
+use crate::token::Token;
+
+mod mark;
+
+pub use mark::{Mark, Owner, UNMARKED};
+
+/// What a provider can do with one path. A provider does what it is told: whether a path may be written or deleted was
+/// decided by [`judge`] on what its own [`Store::read`] showed.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// What the path holds.
+    async fn read(&self, path: &str) -> Result<Held, StoreError>;
+
+    /// Writes a new version over what `over` showed, with its mark; the new version. Fails with [`ErrorKind::Conflict`]
+    /// if something else is there by now, as far as the provider can tell. Repeated with the same `jti` after a lost answer
+    /// it adds no second version.
+    async fn write(&self, path: &str, value: &Value<'_>, over: &Held) -> Result<String, StoreError>;
+
+    /// Ends every older version but those whose token is one of `keep`. A version whose token the provider cannot tell
+    /// stays while `keep` is not empty.
+    async fn retire(&self, path: &str, held: &Held, keep: &BTreeSet<String>) -> Result<(), StoreError>;
+
+    /// Removes the secret that `held` showed.
+    async fn delete(&self, path: &str, held: &Held) -> Result<(), StoreError>;
+
+    /// Whether credentials and reach are good: one cheap call that needs no more rights than deliveries do.
+    async fn check(&self) -> Result<(), StoreError>;
+}
+
+/// What is written.
+#[derive(Debug)]
+pub struct Value<'a> {
+    /// The token.
+    pub token: &'a Token,
+    /// Whose it is, and which.
+    pub mark: &'a Mark,
+}
+
+/// What a path holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Whether there is something.
+    pub presence: Presence,
+    /// Whose it is and which token was last put there; `None`: it has no mark that can be read.
+    pub mark: Option<Mark>,
+    /// The `jti` of the value that consumers get now, as that very version tells; `None` if it does not: somebody else
+    /// wrote it, or nothing is there. It differs from the mark's where a writer died between value and mark.
+    pub jti: Option<String>,
+    /// SHA-256 of that value, where reading shows it.
+    pub digest: Option<[u8; 32]>,
+    /// The store's own version of the current value, for compare-and-set.
+    pub version: Option<String>,
+    /// Whether versions older than the current one can still be used, so that [`Store::retire`] has something to do.
+    pub older: bool,
+}
+
+/// Whether a path holds something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Presence {
+    /// Nothing.
+    #[default]
+    Absent,
+    /// Something that was deleted and still blocks the name: it is restored before it is written.
+    Deleted,
+    /// Something. It may have no value yet.
+    Present,
+}
+
+/// What may be done with a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It holds the token; nothing to write.
+    Holds,
+    /// It may be written.
+    Write,
+    /// It is ours and holds a token that is not older: only an ordered read can tell whether it may be written.
+    NotOlder {
+        /// The token it holds.
+        jti: String,
+    },
+    /// It is somebody else's.
+    NotOurs {
+        /// Whose, for people.
+        owner: String,
+    },
+}
+
+/// Decides what may be done with a path that is to hold the token of `want`. `take_over`: whose secrets may be taken over
+/// (cluster ids, or [`UNMARKED`]).
+pub fn judge(held: &Held, want: &Mark, digest: &[u8; 32], take_over: &[String]) -> Verdict {
+    if held.presence == Presence::Absent {
+        return Verdict::Write;
+    }
+    if let Some(owner) = foreign(held, &want.owner, take_over) {
+        return Verdict::NotOurs { owner };
+    }
+    let intact = held.digest.is_none_or(|held| held == *digest);
+    if held.presence == Presence::Present && held.jti.as_ref() == Some(&want.jti) && intact {
+        // A mark that lags behind its value is put right by writing again, which adds no version.
+        let marked = held.mark.as_ref().is_some_and(|mark| mark == want);
+        return if marked { Verdict::Holds } else { Verdict::Write };
+    }
+    match held.mark.as_ref().filter(|mark| mark.owner.same_account(&want.owner)) {
+        Some(mark) if mark.jti != want.jti && mark.sequence >= want.sequence => {
+            Verdict::NotOlder { jti: mark.jti.clone() }
+        }
+        _ => Verdict::Write,
+    }
+}
+
+/// Whose a path is, for people, if it is neither this account's nor may be taken over.
+pub fn foreign(held: &Held, owner: &Owner, take_over: &[String]) -> Option<String> {
+    let allowed = |whose: &str| take_over.iter().any(|allowed| allowed == whose);
+    match &held.mark {
+        _ if held.presence == Presence::Absent => None,
+        None => (!allowed(UNMARKED)).then(|| "somebody else: it has no mark of this operator".to_owned()),
+        Some(mark) if mark.owner.same_account(owner) => None,
+        // Another cluster's secret of the same account may be taken over; another account's never.
+        Some(mark) if mark.owner.account == owner.account && allowed(&mark.owner.cluster) => None,
+        Some(mark) if mark.owner.cluster == owner.cluster => Some(format!("virtual account {}", mark.owner.account)),
+        Some(mark) => Some(format!("virtual account {} of cluster {}", mark.owner.account, mark.owner.cluster)),
+    }
+}
+
+/// Whether an account may use a path in a store, and whether it is worth trying now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It may.
+    Open {
+        /// TokenStore spec.takeOverFrom.
+        take_over: Vec<String>,
+    },
+    /// It may not, or the path cannot be written in this provider: somebody must act.
+    Refused {
+        /// For programs: `NotAllowed`, `StoreNotFound`, `InvalidPath`.
+        reason: &'static str,
+        /// What to do, for people.
+        message: String,
+    },
+    /// The store is known to be down; its own check finds out when that is over. Nobody's failure is counted.
+    Down {
+        /// What is known, for people; it does not change while the store is down.
+        message: String,
+    },
+}
+
+/// Why a call to a store did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {message}")]
+pub struct StoreError {
+    /// What it means for the next attempt.
+    pub kind: ErrorKind,
+    /// For programs, in PascalCase: the provider's own code where it has one.
+    pub reason: String,
+    /// For people: what failed and what to do. Never a token, a credential or the body of an answer.
+    pub message: String,
+    /// When the provider said that it may be asked again, counted from now.
+    pub retry_after: Option<Seconds>,
+}
+
+/// What an error means for the next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The store cannot be reached, does not answer in time or fails (5xx): it may pass by itself. Counts for the breaker.
+    Unavailable,
+    /// The store asks for patience (429).
+    Throttled,
+    /// Credentials are refused or too weak (401, 403): somebody must act. Credentials are read again.
+    Denied,
+    /// What the path stands in does not exist (a mount, a project): somebody must act.
+    NotFound,
+    /// The store refuses the request itself (400): somebody must act.
+    Invalid,
+    /// Something else is there than was read: read again.
+    Conflict,
+}
+
+impl StoreError {
+    /// An error of this kind.
+    pub fn new(kind: ErrorKind, reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { kind, reason: reason.into(), message: message.into(), retry_after: None }
+    }
+
+    /// Whether it may pass by itself.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Throttled | ErrorKind::Conflict)
+    }
+}
+
+impl fmt::Display for Presence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Absent => "absent",
+            Self::Deleted => "deleted",
+            Self::Present => "present",
+        })
+    }
+}
