@@ -13,9 +13,13 @@ use async_trait::async_trait;
 use crate::api::Seconds;
 use crate::token::Token;
 
+pub mod identity;
 mod mark;
+pub mod network;
 
+pub use identity::{Credential, Identity};
 pub use mark::{Mark, Owner, UNMARKED};
+pub use network::Network;
 
 /// What a provider can do with one path. A provider does what it is told: whether a path may be written or deleted was
 /// decided by [`judge`] on what its own [`Store::read`] showed.
