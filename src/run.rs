@@ -61,6 +61,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
         reissue_rate: settings.reissue_rate,
         seen: Arc::clone(&seen),
+        stores: Arc::default(),
     });
     tasks.spawn(Arc::clone(&controller).run(watches, settings.workers, stop.clone()));
     tasks.spawn(gauges(Arc::clone(&metrics), keys.clone(), Arc::clone(&controller), stop.clone()));
@@ -86,6 +87,9 @@ pub fn limits(settings: &Settings) -> Arc<Limits> {
         adopt_restored: settings.adopt_restored,
         algorithm: settings.signing_algorithm,
         ring_secret: AccountId::new(&settings.namespace, SECRET_NAME),
+        cluster_id: "cluster".into(),
+        store_check_interval: Seconds::hours(24),
+        cleanup_deadline: Seconds::hours(1),
     })
 }
 

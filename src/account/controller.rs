@@ -1,7 +1,7 @@
 //! When a pass runs: on a change of the account, of its Secret or of the key ring, and at the instants that a pass asked
 //! for. Knows no rules of the ledger.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::apply::{CallError, Cluster, Report, pass};
-use super::desired::Limits;
+use super::desired::{Limits, StorePath};
 use super::journal::{is_event, journal};
 use super::kubernetes::Kubernetes;
 
@@ -25,9 +25,11 @@ use super::seen::{SecretObject, Seen, Watches, lock};
 use crate::api::{AccountId, Instant, IssueReason, Seconds, VirtualAccount, VirtualAccountStatus};
 use crate::backoff;
 use crate::clock::{self, ServerClock};
-use crate::events::{Events, Severity};
+use crate::events::{Events, Notice, Severity};
 use crate::metrics::Metrics;
 use crate::queue::Queue;
+use crate::store::registry::Registry;
+use crate::store::{Admission, Held, StoreError, Value};
 use crate::token::{Ledgers as _, Ring, RingState, fresh_jti};
 use crate::watch::Change;
 
@@ -54,6 +56,8 @@ pub struct Parts {
     pub reissue_rate: u32,
     /// What the watches have seen.
     pub seen: Arc<Seen>,
+    /// All TokenStores.
+    pub stores: Arc<Registry>,
 }
 
 /// Runs passes.
@@ -65,6 +69,7 @@ pub struct Controller {
     events: Events,
     metrics: Arc<Metrics>,
     seen: Arc<Seen>,
+    stores: Arc<Registry>,
     queue: Queue,
     // Our own last write of an account that the watch has not shown yet.
     memory: Mutex<HashMap<AccountId, Arc<VirtualAccount>>>,
@@ -84,6 +89,7 @@ impl Controller {
             events: parts.events,
             metrics: parts.metrics,
             seen: parts.seen,
+            stores: parts.stores,
             queue: Queue::new(),
             memory: Mutex::default(),
             failures: Mutex::default(),
@@ -321,6 +327,41 @@ impl Cluster for Controller {
 
     async fn delete_secret(&self, namespace: &str, meta: &SecretMeta) -> Result<(), CallError> {
         self.kubernetes.delete_secret(namespace, meta).await
+    }
+
+    async fn write_finalizer(&self, account: &VirtualAccount, there: bool) -> Result<VirtualAccount, CallError> {
+        self.kubernetes.write_finalizer(account, there).await
+    }
+
+    fn admit(&self, namespace: &str, at: &StorePath) -> Admission {
+        self.stores.admit(namespace, &at.store, &at.path)
+    }
+
+    fn namespace_terminating(&self, namespace: &str) -> bool {
+        self.stores.namespace_terminating(namespace)
+    }
+
+    async fn read_store(&self, at: &StorePath) -> Result<Held, StoreError> {
+        self.stores.read(&at.store, &at.path).await
+    }
+
+    async fn write_store(&self, at: &StorePath, value: &Value<'_>, over: &Held) -> Result<String, StoreError> {
+        self.stores.write(&at.store, &at.path, value, over).await
+    }
+
+    async fn retire_store(&self, at: &StorePath, held: &Held, keep: &BTreeSet<String>) -> Result<(), StoreError> {
+        self.stores.retire(&at.store, &at.path, held, keep).await
+    }
+
+    async fn delete_store(&self, at: &StorePath, held: &Held) -> Result<(), StoreError> {
+        self.stores.delete(&at.store, &at.path, held).await
+    }
+
+    fn left_behind(&self, account: &VirtualAccount, at: &StorePath, why: &str) {
+        let message = format!("{at} still holds the token, which is refused online; remove it by hand: {why}");
+        warn!(account = %identity(account), reason = "LeftBehind", "{message}");
+        let notice = Notice { type_: Severity::Warning, reason: "LeftBehind", action: "CleanUp", message };
+        self.events.publish(account, notice);
     }
 }
 

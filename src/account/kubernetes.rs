@@ -4,15 +4,16 @@
 use http::Request;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Request as Builder;
 use kube::{Client, Resource, ResourceExt};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
 use super::apply::CallError;
 use super::secret::{OPERATOR, SecretMeta};
-use crate::api::{AccountId, VirtualAccount, VirtualAccountStatus};
+use crate::api::{AccountId, STORES_FINALIZER, VirtualAccount, VirtualAccountStatus};
 use crate::client::describe;
 
 /// The API server, as a pass uses it.
@@ -66,6 +67,25 @@ impl Kubernetes {
                 other => other,
             }),
         }
+    }
+
+    /// Sets or removes our finalizer on exactly this object in exactly this version: a merge patch that names the version
+    /// is refused with 409 if the object has another one by now.
+    pub async fn write_finalizer(&self, account: &VirtualAccount, there: bool) -> Result<VirtualAccount, CallError> {
+        let others = account.finalizers().iter().filter(|finalizer| *finalizer != STORES_FINALIZER).cloned();
+        let finalizers: Vec<String> = others.chain(there.then(|| STORES_FINALIZER.to_owned())).collect();
+        let patch = json!({"metadata": {
+            "uid": account.metadata.uid,
+            "resourceVersion": account.metadata.resource_version,
+            "finalizers": finalizers,
+        }});
+        let api: Api<VirtualAccount> = Api::namespaced(self.client.clone(), &account.namespace().unwrap_or_default());
+        let params = PatchParams { field_manager: Some(OPERATOR.into()), ..PatchParams::default() };
+        let patched = api.patch(&account.name_any(), &params, &Patch::Merge(patch)).await;
+        patched.map_err(|error| match call_error(&error) {
+            CallError::Refused { reason, message } => CallError::Unavailable(format!("{reason}: {message}")),
+            other => other,
+        })
     }
 
     /// Creates a Secret; its version.

@@ -16,6 +16,7 @@ use crate::token::Token;
 pub mod identity;
 mod mark;
 pub mod network;
+pub mod registry;
 
 pub use identity::{Credential, Identity};
 pub use mark::{Mark, Owner, UNMARKED};
