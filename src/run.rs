@@ -32,6 +32,8 @@ use crate::token::{Keeper, RingNotice, RingSettings, RingState, SECRET_NAME, Tel
 
 /// A key is in the JWKS this long before it signs: verifiers cache up to 10 minutes.
 const KEY_LEAD: Seconds = Seconds::minutes(15);
+/// So many reads for online checks at once; their rate is limited as well.
+const CHECKS: usize = 16;
 /// How often gauges that change with the clock are set.
 const GAUGES: Duration = Duration::from_secs(5);
 
@@ -60,10 +62,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         events,
         metrics: Arc::clone(&metrics),
         reissue_rate: settings.reissue_rate,
+        workers: settings.workers,
         seen: Arc::clone(&seen),
         stores: Arc::default(),
     });
-    tasks.spawn(Arc::clone(&controller).run(watches, settings.workers, stop.clone()));
+    tasks.spawn(Arc::clone(&controller).run(watches, stop.clone()));
     tasks.spawn(gauges(Arc::clone(&metrics), keys.clone(), Arc::clone(&controller), stop.clone()));
     tasks.spawn(operations.serve(ops::routes(readiness(&seen, &keys), Arc::clone(&metrics)), stop.clone()));
     tasks.spawn(public.serve(routes(&settings, &client, &server_clock, &seen, &keys, &metrics), stop.clone()));
@@ -141,7 +144,7 @@ fn routes(
     let (trusted, skew) = (server_clock.clone(), settings.max_clock_skew);
     let check = Check::new(
         Arc::new(move || checked.borrow().ring.clone()),
-        Arc::new(Watched { seen: Arc::clone(seen), kubernetes: Kubernetes::new(client.clone()) }),
+        Arc::new(Watched { seen: Arc::clone(seen), kubernetes: Kubernetes::new(client.clone(), CHECKS) }),
         Arc::new(clock::now),
         Arc::new(move || trusted.trusted(skew)),
     );

@@ -35,6 +35,8 @@ use crate::watch::Change;
 
 /// After an error that is nobody's fault the next pass comes within this.
 const RETRY_CAP: Seconds = Seconds(5);
+/// So many passes at once. Those that wait for a store are many and cost nothing.
+const PASSES: usize = 256;
 /// After the API server is back, how long a pass may still wait for the first keys.
 const READY_POLL: Duration = Duration::from_millis(100);
 
@@ -54,6 +56,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// `--reissue-rate`
     pub reissue_rate: u32,
+    /// `--workers`
+    pub workers: usize,
     /// What the watches have seen.
     pub seen: Arc<Seen>,
     /// All TokenStores.
@@ -82,7 +86,7 @@ impl Controller {
     /// A controller that does nothing yet.
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
-            kubernetes: Kubernetes::new(parts.client),
+            kubernetes: Kubernetes::new(parts.client, parts.workers),
             limits: parts.limits,
             server_clock: parts.server_clock,
             keys: parts.keys,
@@ -98,7 +102,7 @@ impl Controller {
     }
 
     /// Watches and works until `stop`; passes in hand are finished.
-    pub async fn run(self: Arc<Self>, watches: Watches, workers: usize, stop: CancellationToken) {
+    pub async fn run(self: Arc<Self>, watches: Watches, stop: CancellationToken) {
         let tasks = TaskTracker::new();
         let (on_account, on_secret) = (Arc::clone(&self), Arc::clone(&self));
         tasks.spawn(watches.accounts.run(move |change| on_account.account_changed(&change), stop.clone()));
@@ -110,7 +114,7 @@ impl Controller {
         tasks.spawn(async move {
             if stop_ready.run_until_cancelled(ready.until_ready()).await.is_some() {
                 info!(accounts = ready.seen.accounts.len(), "watches and key ring are in: working");
-                futures::future::join_all((0..workers).map(|_| ready.work())).await;
+                futures::future::join_all((0..PASSES).map(|_| ready.work())).await;
             }
         });
         stop.cancelled().await;

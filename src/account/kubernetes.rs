@@ -1,6 +1,8 @@
 //! The API calls of a pass. Each is one request, conditional where it writes; answers that hold a Secret are parsed here
 //! and not by kube, which logs a body that it cannot parse.
 
+use std::sync::Arc;
+
 use http::Request;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -10,6 +12,7 @@ use kube::{Client, Resource, ResourceExt};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::apply::CallError;
 use super::secret::{OPERATOR, SecretMeta};
@@ -20,6 +23,8 @@ use crate::client::describe;
 #[derive(Clone)]
 pub struct Kubernetes {
     client: Client,
+    // So many requests at once. Passes themselves are not counted: those that wait for a store hold up nobody.
+    slots: Arc<Semaphore>,
 }
 
 // All that is read of an answer to a write.
@@ -29,9 +34,14 @@ struct Written {
 }
 
 impl Kubernetes {
-    /// Through this client; its own retries must be off.
-    pub fn new(client: Client) -> Self {
-        Self { client }
+    /// Through this client, whose own retries must be off, with so many requests at once.
+    pub fn new(client: Client, requests: usize) -> Self {
+        Self { client, slots: Arc::new(Semaphore::new(requests)) }
+    }
+
+    // The semaphore is never closed.
+    async fn slot(&self) -> Option<SemaphorePermit<'_>> {
+        self.slots.acquire().await.ok()
     }
 
     /// Reads a Secret; `None`: there is none.
@@ -43,6 +53,7 @@ impl Kubernetes {
     /// Reads an account; `None`: there is none.
     pub async fn read_account(&self, id: &AccountId) -> Result<Option<VirtualAccount>, CallError> {
         let api: Api<VirtualAccount> = Api::namespaced(self.client.clone(), &id.namespace);
+        let _slot = self.slot().await;
         api.get_opt(&id.name).await.map_err(|error| call_error(&error))
     }
 
@@ -59,6 +70,7 @@ impl Kubernetes {
         next.metadata.resource_version.clone_from(&account.metadata.resource_version);
         next.status = Some(status);
         let api: Api<VirtualAccount> = Api::namespaced(self.client.clone(), &namespace);
+        let _slot = self.slot().await;
         match api.replace_status(&account.name_any(), &post(), &next).await {
             Ok(written) => Ok(written),
             // A refused status is nobody's target: the ledger cannot be recorded, so nothing else may happen.
@@ -81,6 +93,7 @@ impl Kubernetes {
         }});
         let api: Api<VirtualAccount> = Api::namespaced(self.client.clone(), &account.namespace().unwrap_or_default());
         let params = PatchParams { field_manager: Some(OPERATOR.into()), ..PatchParams::default() };
+        let _slot = self.slot().await;
         let patched = api.patch(&account.name_any(), &params, &Patch::Merge(patch)).await;
         patched.map_err(|error| match call_error(&error) {
             CallError::Refused { reason, message } => CallError::Unavailable(format!("{reason}: {message}")),
@@ -125,6 +138,7 @@ impl Kubernetes {
     }
 
     async fn text(&self, request: Result<Request<Vec<u8>>, kube::core::request::Error>) -> Result<String, kube::Error> {
+        let _slot = self.slot().await;
         self.client.request_text(request.map_err(kube::Error::BuildRequest)?).await
     }
 }
