@@ -228,7 +228,9 @@ async fn marks<C: Cluster>(cluster: &C, desired: &Desired, observed: &Observed) 
     }
     let open = desired.stores.iter().filter(|store| matches!(observed.admission(&store.at), Admission::Open { .. }));
     let read = futures::future::join_all(open.map(|store| cluster.read_store(&store.at))).await;
-    read.into_iter().flatten().filter_map(|held| held.mark).map(|mark| mark.jti).collect()
+    // A mark may lag behind the value.
+    let named = |held: Held| held.mark.map(|mark| mark.jti).into_iter().chain(held.jti);
+    read.into_iter().flatten().flat_map(named).collect()
 }
 
 /// One plan on its way.

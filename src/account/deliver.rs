@@ -80,7 +80,7 @@ impl<'a, C: Cluster> Delivery<'a, C> {
                     return Ok(StoreOutcome::Holds { version: held.version.unwrap_or_default(), leftover });
                 }
                 Verdict::NotOurs { owner } => return Err(not_ours(at, &owner).into()),
-                Verdict::NotOlder { jti } => self.confirm_unknown(&jti).await?,
+                Verdict::NotOlder { jti } => self.confirm_older_or_unknown(&jti).await?,
                 Verdict::Write => {}
             }
             let value = Value { token: &self.token, mark: &self.mark };
@@ -97,26 +97,28 @@ impl<'a, C: Cluster> Delivery<'a, C> {
         Err(conflict.unwrap_or_else(other).into())
     }
 
-    // Rule 1: a token that is not older than ours is replaced only if, by an ordered read, neither the Secret nor the ledger
-    // has it.
-    async fn confirm_unknown(&self, jti: &str) -> Result<(), Trouble> {
+    // Rule 1: a token that is not known to be older than ours is replaced only if an ordered read shows that it is, or that
+    // neither the Secret nor the ledger has it.
+    async fn confirm_older_or_unknown(&self, jti: &str) -> Result<(), Trouble> {
         let stale = |error| Trouble::Stale(error);
-        let account = &self.desired.account;
-        if self.desired.secret.enabled {
-            let id = AccountId::new(&account.namespace, &self.desired.secret.name);
-            let secret = self.cluster.read_secret(&id).await.map_err(stale)?;
-            let data = secret.and_then(|secret| secret.data).unwrap_or_default();
-            if data.get("jti").is_some_and(|value| value.0 == jti.as_bytes()) {
-                return Err(stale(CallError::Conflict));
-            }
-        }
-        let read = self.cluster.read_account(account).await.map_err(stale)?;
+        let in_secret = self.is_in_secret(jti).await.map_err(stale)?;
+        let read = self.cluster.read_account(&self.desired.account).await.map_err(stale)?;
         let status = read.and_then(|account| account.status).unwrap_or_default();
-        if status.jwts.iter().any(|entry| entry.id == jti) || !status.jwts.iter().any(|entry| entry.id == self.entry.id)
-        {
-            return Err(stale(CallError::Conflict));
+        let there = status.jwts.iter().find(|entry| entry.id == jti);
+        let older = there.is_some_and(|there| there.issued_at < self.entry.issued_at);
+        let unknown = there.is_none() && !in_secret;
+        let current = status.jwts.iter().any(|entry| entry.id == self.entry.id);
+        if current && (older || unknown) { Ok(()) } else { Err(stale(CallError::Conflict)) }
+    }
+
+    async fn is_in_secret(&self, jti: &str) -> Result<bool, CallError> {
+        if !self.desired.secret.enabled {
+            return Ok(false);
         }
-        Ok(())
+        let id = AccountId::new(&self.desired.account.namespace, &self.desired.secret.name);
+        let secret = self.cluster.read_secret(&id).await?;
+        let data = secret.and_then(|secret| secret.data).unwrap_or_default();
+        Ok(data.get("jti").is_some_and(|value| value.0 == jti.as_bytes()))
     }
 
     // What was replaced is mostly in its grace; if not, its version ends at once.

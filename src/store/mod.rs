@@ -91,7 +91,8 @@ pub enum Verdict {
     Holds,
     /// It may be written.
     Write,
-    /// It is ours and holds a token that is not older: only an ordered read can tell whether it may be written.
+    /// It is ours and holds a token that is not older, or that may not be: only an ordered read can tell whether it may be
+    /// written.
     NotOlder {
         /// The token it holds.
         jti: String,
@@ -118,8 +119,11 @@ pub fn judge(held: &Held, want: &Mark, digest: &[u8; 32], take_over: &[String]) 
         let marked = held.mark.as_ref().is_some_and(|mark| mark == want);
         return if marked { Verdict::Holds } else { Verdict::Write };
     }
-    match held.mark.as_ref().filter(|mark| mark.owner.same_account(&want.owner)) {
-        Some(mark) if mark.jti != want.jti && mark.sequence >= want.sequence => {
+    let mark = held.mark.as_ref().filter(|mark| mark.owner.same_account(&want.owner));
+    match (mark, &held.jti) {
+        // A writer died between value and mark: how old the value is, the path does not tell.
+        (Some(mark), Some(jti)) if *jti != mark.jti && *jti != want.jti => Verdict::NotOlder { jti: jti.clone() },
+        (Some(mark), _) if mark.jti != want.jti && mark.sequence >= want.sequence => {
             Verdict::NotOlder { jti: mark.jti.clone() }
         }
         _ => Verdict::Write,
