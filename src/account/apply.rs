@@ -16,13 +16,13 @@ use super::desired::{Desired, Limits, StorePath};
 use super::issue::Block;
 use super::ledger::Ledger;
 use super::observe::{Observed, SecretView, version_number};
-use super::plan::{Act, Plan, SecretStep, deliverable, plan};
+use super::plan::{Act, Plan, SecretStep, plan};
 use super::secret::{Image, SecretMeta, SecretSeen, released, render};
 use super::status::{Clock, Outcome, Outcomes, finished, ledger_after, recorded, wake_at};
 use super::stores::{RemovalOutcome, StoreOutcome};
 use crate::api::{
-    AccountId, DeletionPolicy, Instant, IssueReason, STORES_FINALIZER, Seconds, TargetError, VirtualAccount,
-    VirtualAccountStatus,
+    AccountId, DeletionPolicy, Entry, Instant, IssueReason, Phase, STORES_FINALIZER, Seconds, TargetError,
+    VirtualAccount, VirtualAccountStatus,
 };
 use crate::store::{Admission, Held, StoreError, Value};
 use crate::token::Ring;
@@ -317,10 +317,14 @@ impl<C: Cluster> Pass<'_, C> {
         if self.desired.secret.enabled { self.delivered(outcome) } else { after.delivered() }
     }
 
-    // What is no longer wanted goes when its successor is there, or when nothing will be delivered any more.
+    // What is no longer wanted goes when its successor is there, or when nobody can use it any more. By a wrong clock a token
+    // only seems to be over, and a key that is away may come back.
     fn may_clean_up(&self, after: &Ledger) -> bool {
-        let Self { cluster, desired, observed, act } = *self;
-        after.delivered() || !deliverable(desired, observed, &act.ledger, cluster.now())
+        let Self { cluster, desired, observed, .. } = *self;
+        let (now, trusted) = (cluster.now(), observed.clock_trusted && cluster.clock_trusted());
+        let over = |newest: &Entry| newest.phase == Phase::Revoked || (trusted && now >= newest.expires_at);
+        let ended = trusted && desired.schedule.ended(now);
+        after.delivered() || desired.deleting() || ended || after.newest().is_none_or(over)
     }
 
     fn tell_left_behind(&self, account: &VirtualAccount, removed: &[RemovalOutcome]) {
