@@ -93,8 +93,7 @@ impl<'a, C: Cluster> Delivery<'a, C> {
                 Err(error) => return Err(error.into()),
             }
         }
-        let other = || StoreError::new(ErrorKind::Conflict, "Conflict", format!("{at} is changed by somebody else"));
-        Err(conflict.unwrap_or_else(other).into())
+        Err(conflict.unwrap_or_else(|| overwritten(at)).into())
     }
 
     // Rule 1: a token that is not known to be older than ours is replaced only if an ordered read shows that it is, or that
@@ -124,8 +123,14 @@ impl<'a, C: Cluster> Delivery<'a, C> {
     // What was replaced is mostly in its grace; if not, its version ends at once.
     async fn retire_replaced(&self, at: &StorePath, before: &Held) -> Result<(), StoreError> {
         let lives = |jti: &String| self.keep().contains(jti);
-        if before.older || before.jti.as_ref().is_some_and(|jti| *jti != self.mark.jti && !lives(jti)) {
+        // What was deleted comes back with its old version.
+        let restored = before.presence == Presence::Deleted;
+        if restored || before.older || before.jti.as_ref().is_some_and(|jti| *jti != self.mark.jti && !lives(jti)) {
             let held = self.cluster.read_store(at).await?;
+            // Where nothing compares, a late write may have come after ours, and ours is an older version now.
+            if held.jti.as_ref() != Some(&self.mark.jti) {
+                return Err(overwritten(at));
+            }
             return self.retire(at, &held).await;
         }
         Ok(())
@@ -185,6 +190,10 @@ async fn delete<C: Cluster>(cluster: &C, desired: &Desired, at: &StorePath) -> R
 
 fn owner(desired: &Desired) -> Owner {
     Owner { cluster: desired.limits.cluster_id.clone(), account: desired.account.to_string(), uid: desired.uid.clone() }
+}
+
+fn overwritten(at: &StorePath) -> StoreError {
+    StoreError::new(ErrorKind::Conflict, "Conflict", format!("{at} is changed by somebody else"))
 }
 
 fn not_ours(at: &StorePath, owner: &str) -> StoreError {
