@@ -208,7 +208,10 @@ fn removal(
     if record.deletion_policy == DeletionPolicy::Retain {
         return RemovalAction::Release;
     }
-    let overdue = desired.deleted_at.is_some_and(|since| now >= since + desired.limits.cleanup_deadline);
+    let deadline = desired.deleted_at.map(|since| since + desired.limits.cleanup_deadline);
+    let overdue = deadline.is_some_and(|deadline| now >= deadline);
+    // Nobody may have tried yet: the operator was away.
+    let tried = deadline.is_some_and(|deadline| record.next_attempt_at.is_some_and(|next| next >= deadline));
     let why = |why: &str| RemovalAction::GiveUp { why: why.to_owned() };
     let last = || record.error.as_ref().map_or("no attempt succeeded in time", |error| error.message.as_str());
     match observed.admission(at) {
@@ -218,7 +221,7 @@ fn removal(
             why(message)
         }
         Admission::Down { message } if overdue => why(message),
-        _ if overdue => why(last()),
+        _ if overdue && tried => why(last()),
         Admission::Down { .. } => RemovalAction::Wait,
         Admission::Refused { reason: "StoreNotFound", .. } => RemovalAction::Wait,
         _ if removal_may_be_tried(desired, observed, record, now) => RemovalAction::Delete,
@@ -232,13 +235,20 @@ fn removal_may_be_tried(desired: &Desired, observed: &Observed, record: &SecretS
 }
 
 /// The paths with their records before anything is written: what may be written must be known, so that it is cleaned up
-/// whatever happens. `None`: nothing is to be recorded.
-pub fn recorded_stores(desired: &Desired, observed: &Observed, steps: &[StoreStep]) -> Option<Vec<SecretStoreStatus>> {
-    let delivers = |step: &&StoreStep| matches!(step.action, StoreAction::Deliver { .. });
-    let new: Vec<&StoreStep> =
-        steps.iter().filter(delivers).filter(|step| observed.is_new_to_stores(&step.at)).collect();
-    if new.is_empty() {
-        return None;
+/// whatever happens; and what may be removed counts as empty, so that it is looked at if the spec names it again. `None`:
+/// nothing is to be recorded.
+pub fn recorded_stores(
+    desired: &Desired,
+    observed: &Observed,
+    steps: &[StoreStep],
+    removals: &[Removal],
+) -> Option<Vec<SecretStoreStatus>> {
+    let before = observed.status.as_ref().map(|status| status.secret_stores.clone()).unwrap_or_default();
+    let mut stores = before.clone();
+    for removal in removals {
+        for record in stores.iter_mut().filter(|record| is_at(record, &removal.at)) {
+            *record = doubted(desired, removal, record.clone());
+        }
     }
     let mut stores = observed.status.as_ref().map(|status| status.secret_stores.clone()).unwrap_or_default();
     for step in new {
