@@ -104,6 +104,7 @@ impl Observed {
                 store_ref: store.at.store.clone(),
                 secret_path: store.at.path.clone(),
                 deletion_policy: store.policy,
+                failures: Some(0),
                 ..SecretStoreStatus::default()
             })
             .collect();

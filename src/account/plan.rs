@@ -103,17 +103,18 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Instant) -> Plan {
     }
     let deliverable = deliverable(desired, observed, &issue.ledger, now);
     let stores = store_steps(desired, observed, &issue.ledger, now);
+    let removals = removals(desired, observed, now);
     let act = Act {
         at: now,
         record: issue.ledger != observed.ledger,
-        record_stores: recorded_stores(desired, observed, &stores),
+        record_stores: recorded_stores(desired, observed, &stores, &removals),
         strays: if deliverable { observed.strays.clone() } else { Vec::new() },
         ledger: issue.ledger,
         issued: issue.reason,
         block: issue.block,
         secret,
         stores,
-        removals: removals(desired, observed, now),
+        removals,
     };
     // A store is written only where the Secret is known to be right, or was read before the account.
     let secret_unknown = act.secret == SecretStep::Wait && matches!(observed.secret, SecretView::Watched { .. });

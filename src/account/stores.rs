@@ -216,7 +216,7 @@ fn removal(
     let last = || record.error.as_ref().map_or("no attempt succeeded in time", |error| error.message.as_str());
     match observed.admission(at) {
         // It was never used: the path may be anybody's.
-        Admission::Refused { .. } if record.jwt_id.is_none() => RemovalAction::Release,
+        Admission::Refused { .. } if is_untouched(record) => RemovalAction::Release,
         Admission::Refused { message, .. } if overdue || (desired.deleting() && observed.namespace_terminating) => {
             why(message)
         }
@@ -227,6 +227,16 @@ fn removal(
         _ if removal_may_be_tried(desired, observed, record, now) => RemovalAction::Delete,
         _ => RemovalAction::Wait,
     }
+}
+
+// No attempt was made since it is recorded, not even one whose end is unknown.
+fn is_untouched(record: &SecretStoreStatus) -> bool {
+    record.jwt_id.is_none() && record.synced_at.is_none() && record.failures.is_none()
+}
+
+// A trace of attempts that survives what is not counted: 0 failures, and how the last attempt ended is not known.
+fn attempted(record: &SecretStoreStatus) -> Option<i32> {
+    record.failures.map(|_| 0)
 }
 
 fn removal_may_be_tried(desired: &Desired, observed: &Observed, record: &SecretStoreStatus, now: Instant) -> bool {
@@ -250,12 +260,21 @@ pub fn recorded_stores(
             *record = doubted(desired, removal, record.clone());
         }
     }
-    let mut stores = observed.status.as_ref().map(|status| status.secret_stores.clone()).unwrap_or_default();
-    for step in new {
+    let delivers = |step: &&StoreStep| matches!(step.action, StoreAction::Deliver { .. });
+    for step in steps.iter().filter(delivers).filter(|step| observed.is_new_to_stores(&step.at)) {
         let policy = desired.stores.iter().find(|spec| spec.at == step.at).map(|spec| spec.policy).unwrap_or_default();
-        stores.push(record_of(&step.at, policy));
+        stores.push(SecretStoreStatus { failures: Some(0), ..record_of(&step.at, policy) });
     }
-    Some(stores)
+    (stores != before).then_some(stores)
+}
+
+// An account that is being deleted does not name it again.
+fn doubted(desired: &Desired, removal: &Removal, record: SecretStoreStatus) -> SecretStoreStatus {
+    if removal.action != RemovalAction::Delete || desired.deleting() {
+        return record;
+    }
+    let failures = record.failures.or(Some(0));
+    SecretStoreStatus { jwt_id: None, version: None, failures, ..record }
 }
 
 /// The records after a pass.
@@ -272,12 +291,15 @@ pub fn stores_after(
             break;
         }
         let before = observed.store_status(&spec.at);
-        if before.is_none() && !is_recorded(&step.action) {
+        // A status was lost: a path that an earlier one may have recorded must not be forgotten.
+        let lost = observed.finalizer && observed.status.is_none();
+        if before.is_none() && !lost && !is_recorded(&step.action) {
             continue;
         }
         let hold = ledger.stores.iter().find(|store| store.at == spec.at).map(|store| store.hold.clone());
         let hold = hold.unwrap_or_default();
-        let before = before.cloned().unwrap_or_else(|| record_of(&spec.at, spec.policy));
+        let unknown = || SecretStoreStatus { failures: lost.then_some(0), ..record_of(&spec.at, spec.policy) };
+        let before = before.cloned().unwrap_or_else(unknown);
         let held = SecretStoreStatus {
             deletion_policy: spec.policy,
             jwt_id: hold.jti,
@@ -292,6 +314,7 @@ pub fn stores_after(
         else {
             continue;
         };
+        let before = doubted(desired, removal, before);
         match outcome {
             RemovalOutcome::Gone | RemovalOutcome::LeftBehind { .. } => {}
             RemovalOutcome::Failed(error) => {
@@ -352,9 +375,9 @@ fn store_after(
         }
         (StoreOutcome::Failed(error), _) => failed(desired, anew, held, before, error, now),
         (StoreOutcome::Untouched, StoreAction::Refused { error }) => {
-            SecretStoreStatus { error: Some(error.clone()), ..held }
+            SecretStoreStatus { error: Some(error.clone()), failures: attempted(before), ..held }
         }
-        (StoreOutcome::Untouched, StoreAction::Keep) => held,
+        (StoreOutcome::Untouched, StoreAction::Keep) => SecretStoreStatus { failures: attempted(before), ..held },
         (StoreOutcome::Untouched, StoreAction::Wait | StoreAction::Deliver { .. }) => SecretStoreStatus {
             failures: before.failures,
             next_attempt_at: before.next_attempt_at,
