@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::Secret;
 
 use super::world::{MIN_INTERVAL, SKEW, World};
+use crate::account::desired::StorePath;
 use crate::account::ledger::CAPACITY;
-use crate::api::{Entry, Instant, IssueReason, Phase, Seconds, VirtualAccountStatus};
+use crate::api::{Entry, Instant, IssueReason, Phase, Seconds, SecretStoreStatus, VirtualAccountStatus};
 use crate::token::{AccountView, Ring, against_ledger, derive, strict};
 
 /// What a history remembers to be able to judge.
@@ -32,8 +33,10 @@ pub(super) struct Book {
     pub(super) shortest: Option<Seconds>,
     /// The token Secret that the spec names was delivered once.
     pub(super) first: bool,
-    /// Replaced tokens and when.
-    left: Vec<(String, Instant)>,
+    /// Replaced tokens, when, and in which store if not in the Secret.
+    pub(super) left: Vec<(String, Instant, Option<StorePath>)>,
+    /// How often people were told that something stays in a store.
+    pub(super) told: u32,
     /// Secrets whose content is not what we wrote last.
     pub(super) foreign: BTreeSet<String>,
     /// When the last request came, and whether it was new to a ledger.
@@ -58,9 +61,18 @@ impl Book {
         self.tokens.get(jti)
     }
 
+    /// Which token this is.
+    pub(super) fn id_of(&self, bytes: &Vec<u8>) -> Option<String> {
+        self.ids.get(bytes).cloned()
+    }
+
+    pub(super) fn is_loose(&self, jti: &str) -> bool {
+        self.loose.contains(jti)
+    }
+
     /// Which tokens a Secret holds.
     pub(super) fn content(&self, secret: &Secret) -> (Option<String>, Option<String>) {
-        let id = |key: &str| self.ids.get(&secret.data.as_ref()?.get(key)?.0).cloned();
+        let id = |key: &str| self.id_of(&secret.data.as_ref()?.get(key)?.0);
         (id("token"), id("previous-token"))
     }
 
@@ -75,10 +87,6 @@ impl Book {
 
 fn entry<'a>(status: &'a VirtualAccountStatus, jti: &str) -> Option<&'a Entry> {
     status.jwts.iter().find(|entry| entry.id == jti)
-}
-
-pub(super) fn held(status: &VirtualAccountStatus) -> Option<&Entry> {
-    status.token_secret.as_ref()?.jwt_id.as_deref().and_then(|jti| entry(status, jti))
 }
 
 impl World {
@@ -107,7 +115,7 @@ impl World {
             || book.all.get(jti).is_none_or(ended)
     }
 
-    fn excused(&self, jti: &str) -> bool {
+    pub(super) fn excused(&self, jti: &str) -> bool {
         self.over(jti) || self.expired() || self.book.lost.contains(jti) || self.book.limbo.contains(jti)
     }
 
@@ -123,6 +131,7 @@ impl World {
     pub(super) fn judge_status(&mut self, status: &VirtualAccountStatus, by: usize) {
         let old = self.status();
         self.log_status(status, by);
+        self.judge_records(status);
         self.judge_shape(status);
         let adopted = status.jwts.iter().any(|e| e.reason == IssueReason::Adopted && entry(&old, &e.id).is_none());
         self.judge_newest(&old, status, adopted);
@@ -131,7 +140,9 @@ impl World {
                 None => self.judge_added(&old, status, new),
                 Some(before) => self.judge_changed(before, new),
             }
-            self.judge_grace(&old, status, new);
+            if !self.deleting() {
+                self.judge_grace(&old, status, new);
+            }
         }
         // A write in flight at the loss may cost the previous token: what was read and adopted is not there any more.
         let there = self.secret().and_then(|secret| secret.metadata.resource_version.clone());
@@ -156,7 +167,13 @@ impl World {
         let rows: Vec<String> = status.jwts.iter().map(row).collect();
         let secret = status.token_secret.clone().unwrap_or_default();
         let (version, held) = (secret.resource_version.unwrap_or_default(), secret.jwt_id.unwrap_or_default());
-        self.log(format!("w{by} status [{}] {}@{version} holds {held}", rows.join(" "), secret.name));
+        let store = |s: &SecretStoreStatus| {
+            let (jti, failures) = (s.jwt_id.as_deref().unwrap_or("-"), s.failures.unwrap_or_default());
+            format!("{}{}={jti}/{failures}", s.store_ref.name, s.secret_path)
+        };
+        let stores: Vec<String> = status.secret_stores.iter().map(store).collect();
+        let stores = stores.join(" ");
+        self.log(format!("w{by} status [{}] {}@{version} holds {held} {stores}", rows.join(" "), secret.name));
     }
 
     fn judge_shape(&mut self, status: &VirtualAccountStatus) {
@@ -239,7 +256,9 @@ impl World {
         if !self.book.loose.contains(&new.id) {
             self.book.ends.insert(new.id.clone(), end);
         }
-        let Some(held) = held(status) else { return self.bad(format!("{} ends, and nothing is held", new.id)) };
+        let Some(held) = self.held(status).cloned() else {
+            return self.bad(format!("{} ends, and nothing is held", new.id));
+        };
         let between = status.jwts.iter().filter(|e| new.issued_at < e.issued_at && e.issued_at <= held.issued_at);
         let grace = between.map(|e| e.grace).min().unwrap_or_default();
         let latest = (self.now + self.tolerance() + grace).min(new.expires_at);
@@ -265,7 +284,7 @@ impl World {
         if adopted && (replaced || self.untrusted(by)) {
             self.book.lost.insert(id.clone());
         }
-        let below = held(status).is_some_and(|held| held.issued_at > gone.issued_at);
+        let below = self.held(status).is_some_and(|held| held.issued_at > gone.issued_at);
         // Time may have gone on since the writer decided, never back.
         let now = self.now + self.tolerance();
         match (gone.phase, gone.grace_ends_at) {
@@ -304,7 +323,7 @@ impl World {
         if old.is_some() && !self.book.foreign.contains(name) {
             self.judge_overwritten(&before, &token, previous.as_deref(), self.untrusted(by));
             if let Some(replaced) = before.0.filter(|replaced| target && *replaced != token) {
-                self.book.left.push((replaced, self.now));
+                self.book.left.push((replaced, self.now, None));
             }
         }
         if stale {
@@ -315,7 +334,7 @@ impl World {
         self.book.first |= target;
     }
 
-    fn judge_delivered(&mut self, token: &str, waived: bool) {
+    pub(super) fn judge_delivered(&mut self, token: &str, waived: bool) {
         let recorded = self.account.status.as_ref().is_some_and(|status| entry(status, token).is_some());
         let lost = self.book.lost.contains(token) || self.book.limbo.contains(token);
         if !recorded && !waived && !lost && !self.over(token) {
@@ -354,6 +373,10 @@ impl World {
 
     /// After each step.
     pub(super) fn check(&mut self) {
+        self.check_stores();
+        if self.gone || self.deleting() {
+            return;
+        }
         self.check_held();
         self.check_replaced();
         self.check_grace_ends();
@@ -366,7 +389,7 @@ impl World {
     // No instant after the first delivery without a valid delivered token.
     fn check_held(&mut self) {
         let name = &self.desired.secret.name;
-        if !self.book.first || self.book.foreign.contains(name) {
+        if !self.desired.secret.enabled || !self.book.first || self.book.foreign.contains(name) {
             return;
         }
         let Some(jti) = self.secret().and_then(|secret| self.book.content(secret).0) else { return };
@@ -378,7 +401,11 @@ impl World {
     // A replaced token stays valid for the grace from its replacement on.
     fn check_replaced(&mut self) {
         let left = std::mem::take(&mut self.book.left);
-        for (jti, at) in left {
+        for (jti, at, place) in left {
+            // A target that the spec no longer names has no consumers any more.
+            if place.as_ref().map_or(!self.desired.secret.enabled, |place| !self.is_named(place)) {
+                continue;
+            }
             let Some(entry) = self.book.all.get(&jti).filter(|_| !self.book.loose.contains(&jti)) else { continue };
             let newer = self.book.all.values().filter(|other| other.issued_at > entry.issued_at);
             let grace = newer.map(|other| other.grace).min().unwrap_or_default();
@@ -388,7 +415,7 @@ impl World {
             if !self.accepts(&jti) && !self.excused(&jti) {
                 self.bad(format!("{jti} is refused {:?} after it was replaced (grace {grace})", self.now - at));
             }
-            self.book.left.push((jti, at));
+            self.book.left.push((jti, at, place));
         }
     }
 
@@ -468,24 +495,31 @@ impl World {
         if overdue && schedule.end.is_none_or(|end| newest.expires_at < end) {
             self.bad(format!("{} is older than the interval", newest.id));
         }
-        let Some(secret) = self.secret() else { return self.bad("settled without a Secret") };
-        let (token, previous) = self.book.content(secret);
-        if token.as_ref() != Some(&newest.id) {
-            self.bad(format!("settled, and the Secret holds {token:?}, not {}", newest.id));
+        self.check_stores_settled(newest);
+        if self.desired.secret.enabled {
+            self.check_secret_settled(&status, newest);
         }
         if !self.accepts(&newest.id) {
             self.bad(format!("settled, and {} is refused", newest.id));
-        }
-        // A writer that slept may have delivered one that ended meanwhile by itself.
-        let retired = |previous: &String| entry(&status, previous).is_none() && !self.over(previous);
-        if let Some(previous) = previous.filter(retired) {
-            self.bad(format!("settled, and the Secret holds the retired {previous}"));
         }
         let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
         if ready.is_none_or(|ready| ready.status != "True")
             || status.observed_generation != Some(self.desired.generation)
         {
             self.bad(format!("settled, not Ready: {:?}", ready.map(|ready| &ready.message)));
+        }
+    }
+
+    fn check_secret_settled(&mut self, status: &VirtualAccountStatus, newest: &Entry) {
+        let Some(secret) = self.secret() else { return self.bad("settled without a Secret") };
+        let (token, previous) = self.book.content(secret);
+        if token.as_ref() != Some(&newest.id) {
+            self.bad(format!("settled, and the Secret holds {token:?}, not {}", newest.id));
+        }
+        // A writer that slept may have delivered one that ended meanwhile by itself.
+        let retired = |previous: &String| entry(status, previous).is_none() && !self.over(previous);
+        if let Some(previous) = previous.filter(retired) {
+            self.bad(format!("settled, and the Secret holds the retired {previous}"));
         }
     }
 }

@@ -11,13 +11,14 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use rand::Rng;
 
-use super::invariants::held;
-use super::world::{Calls, SKEW, World, Writer};
+use super::people::stores_at;
+use super::world::{Calls, SKEW, World};
+use super::writer::Writer;
 use crate::account::apply::{CallError, Report, pass};
 use crate::account::condition::SECRET_NOT_OWNED;
 use crate::account::secret::{ACCOUNT_LABEL, UID_ANNOTATION};
 use crate::api::{
-    AutoRotate, DaysOrDuration, DeletionPolicy, Instant, IssueReason, ROTATE_ANNOTATION, Seconds, TokenSecret,
+    AutoRotate, DaysOrDuration, DeletionPolicy, Entry, Instant, IssueReason, ROTATE_ANNOTATION, Seconds, TokenSecret,
     VirtualAccountSpec, VirtualAccountStatus,
 };
 
@@ -40,7 +41,8 @@ pub(super) struct Done {
 impl Done {
     /// No request at all; a Secret that cannot be put right because the account ended may be looked at again.
     pub(super) fn silent(&self) -> bool {
-        self.calls.writes == 0 && (self.calls.reads == 0 || self.ended)
+        let Calls { writes, reads, store_writes, store_reads } = self.calls;
+        writes == 0 && store_writes == 0 && (reads + store_reads == 0 || self.ended)
     }
 
     pub(super) fn report(&self) -> Report {
@@ -74,6 +76,8 @@ impl Sim {
             ..0.225 => self.crash(),
             ..0.232 => self.world().disturb_clock(),
             ..0.240 => self.world().disturb_keys(),
+            ..0.265 => self.world().change_stores(),
+            ..0.285 => self.world().disturb_stores(),
             _ => {}
         }
         let idle: Vec<usize> = (0..2).filter(|me| self.passes[*me].is_none()).collect();
@@ -154,7 +158,7 @@ impl Sim {
         };
         let mut world = self.world();
         world.check();
-        let calls = Calls { writes: world.calls.writes - before.writes, reads: world.calls.reads - before.reads };
+        let calls = world.calls.since(before);
         Done { calls, ended: world.expired(), result }
     }
 
@@ -172,6 +176,7 @@ impl Sim {
             world.faults = false;
             let now = world.now;
             (world.down_until, world.refused_until, world.ring_away_until) = (now, now, now);
+            world.heal_stores();
             world.drop_drifting();
             world.locals.iter_mut().for_each(|local| local.offset = Seconds::ZERO);
             world.log("faults stop");
@@ -192,10 +197,12 @@ pub(super) fn first_spec(world: &mut World) {
     let auto = world.chance(0.8);
     let end = world.pick(&[None, None, Some(150), Some(400), Some(900)]);
     let date = end.map(|hours| date(world.now + Seconds::hours(hours)));
+    let stores = world.pick(&[&[][..], &["a"], &["b"], &["a", "b"]]);
     world.book.shortest = Some(interval);
     world.change_account(|account| {
         account.spec.auto_rotate = auto.then(|| rotation(interval, grace));
         account.spec.expiration_date = date;
+        account.spec.secret_stores = stores_at(stores.iter().map(|store| (*store, "/p")));
     });
 }
 
@@ -227,7 +234,7 @@ impl World {
     fn deadline(&mut self) -> Option<Instant> {
         let status = self.status();
         let ends = status.jwts.iter().flat_map(|e| [Some(e.expires_at), e.grace_ends_at]).flatten();
-        let retry = status.token_secret.as_ref().and_then(|secret| secret.next_attempt_at);
+        let retry = self.next_attempt();
         let named = [status.next_scheduled_rotation, retry, self.desired.schedule.end];
         let all = ends.flat_map(|end| [end, end + SKEW]).chain(named.into_iter().flatten());
         let near = all.flat_map(|at| [at - Seconds(1), at]);
@@ -483,15 +490,16 @@ impl World {
     }
 
     // What is only in the status is excused; what the Secret carries must be adopted.
-    fn lose(&mut self, status: Option<VirtualAccountStatus>) {
+    pub(super) fn lose(&mut self, status: Option<VirtualAccountStatus>) {
         let name = &self.desired.secret.name;
         let ours = self.secret().filter(|secret| {
             let marked = secret.annotations().get(UID_ANNOTATION) == self.account.metadata.uid.as_ref();
-            marked && secret.labels().contains_key(ACCOUNT_LABEL) && !self.book.foreign.contains(name)
+            let known = secret.labels().contains_key(ACCOUNT_LABEL) && !self.book.foreign.contains(name);
+            marked && known && self.desired.secret.enabled
         });
         let carried = ours.map(|secret| self.book.content(secret)).unwrap_or_default();
         // Only what is newer than the restored status' own delivered token is adopted.
-        let held = status.as_ref().and_then(|status| held(status)).map(|entry| entry.issued_at);
+        let held = status.as_ref().and_then(|status| held_by_secret(status)).map(|entry| entry.issued_at);
         let newer = |jti: &String| self.book.all.get(jti).map(|entry| entry.issued_at) > held;
         let carried = [carried.0, carried.1].into_iter().flatten();
         let carried: Vec<String> = carried.filter(|jti| self.accepts(jti) && newer(jti)).collect();
@@ -508,9 +516,15 @@ impl World {
         self.book.losses += 1;
         // A status older than a revocation revives what it revoked until its grace ends: a documented limit.
         self.book.request = self.book.request.filter(|_| status.is_none());
+        self.lose_records(status.as_ref());
         self.log(format!("STATUS {} {}", if status.is_some() { "restored" } else { "lost" }, kept.join(" ")));
         self.change_account(|account| account.status = status);
     }
+}
+
+fn held_by_secret(status: &VirtualAccountStatus) -> Option<&Entry> {
+    let held = status.token_secret.as_ref()?.jwt_id.as_ref()?;
+    status.jwts.iter().find(|entry| entry.id == *held)
 }
 
 fn toggled(flag: Option<bool>) -> Option<bool> {
@@ -518,13 +532,21 @@ fn toggled(flag: Option<bool>) -> Option<bool> {
 }
 
 impl World {
-    /// The next attempt of a delivery that failed; where the Secret is nobody's any more, people do what the error says.
+    /// The next attempt of a delivery that failed; what is somebody else's goes, as people do what the error says.
     pub(super) fn await_retry(&mut self) {
         let secret = self.status().token_secret.unwrap_or_default();
-        self.now = secret.next_attempt_at.map_or(self.now, |retry| retry.max(self.now));
+        self.now = self.next_attempt().map_or(self.now, |retry| retry.max(self.now));
         if secret.error.is_some_and(|error| error.reason == SECRET_NOT_OWNED) && self.secret().is_some() {
             self.delete_secret_by_hand();
         }
+        self.clear_foreign();
+    }
+
+    fn next_attempt(&self) -> Option<Instant> {
+        let status = self.account.status.as_ref()?;
+        let secret = status.token_secret.as_ref().and_then(|secret| secret.next_attempt_at);
+        let stores = status.secret_stores.iter().filter_map(|store| store.next_attempt_at);
+        secret.into_iter().chain(stores).filter(|at| *at > self.now).min()
     }
 
     /// Somebody adds a label to the Secret.
@@ -556,5 +578,6 @@ impl World {
             spec.permissions = valid;
             (spec.suspend, spec.disabled) = (None, None);
         });
+        self.ask_for_sync();
     }
 }

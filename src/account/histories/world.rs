@@ -1,26 +1,22 @@
-//! A simulated API server with one account, and a writer that drives the real pass against it.
-//!
-//! A call yields before it takes effect, so that the scheduler can freeze a writer, drop it (a crash) or let its write
-//! land while it waits. Writes are judged by `invariants` when they take effect.
+//! A simulated API server with one account, and what is under way to it. Writes are judged by `invariants` when they take
+//! effect, those to stores by `targets`.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::invariants::Book;
-use crate::account::apply::{CallError, Cluster};
+use super::stores::{Put, Remove, Retire, Shelf, Vault};
+use crate::account::apply::CallError;
 use crate::account::desired::{Desired, Limits, StorePath};
 use crate::account::fixtures;
 use crate::account::observe::version_number;
 use crate::account::secret::{ACCOUNT_LABEL, SecretMeta};
-use crate::api::{AccountId, Instant, Permission, Seconds, VirtualAccount, VirtualAccountStatus};
-use crate::store::{Admission, Held, StoreError, Value};
+use crate::api::{AccountId, Instant, Permission, STORES_FINALIZER, Seconds, VirtualAccount, VirtualAccountStatus};
+use crate::store::StoreError;
 use crate::token::{Key, KeyMaterial, Ring};
 
 pub(super) const ACCOUNT: &str = "a";
@@ -28,6 +24,7 @@ pub(super) const START: i64 = 1_800_000_000;
 pub(super) const MAX_LIFE: Seconds = Seconds::hours(400);
 pub(super) const MIN_INTERVAL: Seconds = Seconds::hours(10);
 pub(super) const SKEW: Seconds = Seconds::minutes(2);
+pub(super) const CHECK: Seconds = Seconds::hours(60);
 /// How many versions back a stale read may go.
 const STALE: usize = 4;
 /// How many writes may be on their way without anybody who waits for them.
@@ -39,6 +36,8 @@ const KEYS: u8 = 6;
 pub(super) struct Local {
     /// Own last write of the account.
     pub(super) memory: Option<Arc<VirtualAccount>>,
+    /// The version of the account that its pass stands on.
+    pub(super) base: u64,
     /// The version of the Secret that it read last.
     pub(super) read: Option<String>,
     /// Local clock less true time.
@@ -58,11 +57,16 @@ pub(super) enum Write {
     Create(Box<Secret>),
     Replace(Box<Secret>),
     Delete { name: String, uid: String, version: String },
+    Finalizer { uid: Option<String>, version: Option<String>, there: bool },
+    Put(Box<Put>),
+    Retire(Box<Retire>),
+    Remove(Box<Remove>),
 }
 
 pub(super) enum Answer {
     Account(Box<VirtualAccount>),
     Version(String),
+    Stored(Result<String, StoreError>),
 }
 
 /// A write between its departure and the answer.
@@ -79,6 +83,19 @@ struct Flight {
 pub(super) struct Calls {
     pub(super) writes: u32,
     pub(super) reads: u32,
+    pub(super) store_writes: u32,
+    pub(super) store_reads: u32,
+}
+
+impl Calls {
+    pub(super) fn since(self, before: Self) -> Self {
+        Self {
+            writes: self.writes - before.writes,
+            reads: self.reads - before.reads,
+            store_writes: self.store_writes - before.store_writes,
+            store_reads: self.store_reads - before.store_reads,
+        }
+    }
 }
 
 pub(super) struct World {
@@ -86,9 +103,13 @@ pub(super) struct World {
     pub(super) now: Instant,
     /// Whether anything may go wrong.
     pub(super) faults: bool,
-    version: u64,
-    ids: u64,
+    pub(super) version: u64,
+    pub(super) ids: u64,
     pub(super) account: VirtualAccount,
+    /// The account was deleted and nothing held it back any more.
+    pub(super) gone: bool,
+    /// Its namespace is being deleted.
+    pub(super) terminating: bool,
     accounts: Vec<Arc<VirtualAccount>>,
     pub(super) desired: Desired,
     pub(super) limits: Arc<Limits>,
@@ -102,6 +123,8 @@ pub(super) struct World {
     pub(super) ring_unknown: bool,
     pub(super) refused_until: Instant,
     pub(super) down_until: Instant,
+    pub(super) vaults: [Vault; 2],
+    pub(super) shelves: BTreeMap<StorePath, Shelf>,
     pub(super) locals: [Local; 2],
     flights: Vec<Flight>,
     pub(super) calls: Calls,
@@ -119,6 +142,7 @@ impl World {
             minimum_rotation_interval: MIN_INTERVAL,
             max_token_lifetime: MAX_LIFE,
             max_clock_skew: SKEW,
+            store_check_interval: CHECK,
             ..(*fixtures::limits()).clone()
         });
         let now = Instant::from_unix(START);
@@ -132,6 +156,8 @@ impl World {
             desired: Desired::parse(&account, &limits),
             accounts: vec![Arc::new(account.clone())],
             account,
+            gone: false,
+            terminating: false,
             limits,
             secrets: BTreeMap::new(),
             views: vec![View { from: 1, metas: Vec::new() }],
@@ -141,6 +167,8 @@ impl World {
             ring_unknown: false,
             refused_until: now,
             down_until: now,
+            vaults: [Vault::new("a", now), Vault::new("b", now)],
+            shelves: BTreeMap::new(),
             locals: [Local::default(), Local::default()],
             flights: Vec::new(),
             calls: Calls::default(),
@@ -274,14 +302,14 @@ impl World {
         self.flights.retain(|flight| flight.awaited);
     }
 
-    fn depart(&mut self, write: Write, by: usize) -> u64 {
+    pub(super) fn depart(&mut self, write: Write, by: usize) -> u64 {
         self.ids += 1;
         self.flights.push(Flight { id: self.ids, by, write, answer: None, awaited: true });
         self.ids
     }
 
     // The writer wakes up: its write has landed already, takes effect now, or never answers.
-    fn arrive(&mut self, id: u64) -> Result<Answer, CallError> {
+    pub(super) fn arrive(&mut self, id: u64) -> Result<Answer, CallError> {
         let lost = || Err(CallError::Unavailable("no answer".into()));
         let Some(at) = self.flights.iter().position(|flight| flight.id == id) else { return lost() };
         let (write, by) = (self.flights[at].write.clone(), self.flights[at].by);
@@ -300,16 +328,23 @@ impl World {
     }
 
     fn perform(&mut self, write: &Write, by: usize) -> Result<Answer, CallError> {
-        self.reachable()?;
+        match write {
+            Write::Put(put) => return Ok(Answer::Stored(self.put(put, by))),
+            Write::Retire(retire) => return Ok(Answer::Stored(self.retire(retire))),
+            Write::Remove(remove) => return Ok(Answer::Stored(self.remove(remove, by))),
+            _ => self.reachable()?,
+        }
         match write {
             Write::Status { uid, version, status } => self.put_status(by, uid.as_ref(), version.as_ref(), status),
             Write::Create(secret) => self.create_secret(by, secret),
             Write::Replace(secret) => self.replace_secret(by, secret),
             Write::Delete { name, uid, version } => self.delete_secret(name, uid, version),
+            Write::Finalizer { uid, version, there } => self.put_finalizer(by, uid.as_ref(), version.as_ref(), *there),
+            Write::Put(_) | Write::Retire(_) | Write::Remove(_) => unreachable!("a store's"),
         }
     }
 
-    fn reachable(&self) -> Result<(), CallError> {
+    pub(super) fn reachable(&self) -> Result<(), CallError> {
         if self.now < self.down_until { Err(CallError::Unavailable("down".into())) } else { Ok(()) }
     }
 
@@ -320,10 +355,7 @@ impl World {
         version: Option<&String>,
         status: &VirtualAccountStatus,
     ) -> Result<Answer, CallError> {
-        let meta = &self.account.metadata;
-        if meta.uid.as_ref() != uid || meta.resource_version.as_ref() != version {
-            return Err(CallError::Conflict);
-        }
+        self.same_version(uid, version)?;
         self.calls.writes += 1;
         if self.account.status.as_ref() != Some(status) {
             self.judge_status(status, by);
@@ -331,6 +363,45 @@ impl World {
             self.store_account(account);
         }
         Ok(Answer::Account(Box::new(self.account.clone())))
+    }
+
+    fn same_version(&self, uid: Option<&String>, version: Option<&String>) -> Result<(), CallError> {
+        let meta = &self.account.metadata;
+        let same = meta.uid.as_ref() == uid && meta.resource_version.as_ref() == version;
+        if same && !self.gone { Ok(()) } else { Err(CallError::Conflict) }
+    }
+
+    fn put_finalizer(
+        &mut self,
+        by: usize,
+        uid: Option<&String>,
+        version: Option<&String>,
+        there: bool,
+    ) -> Result<Answer, CallError> {
+        self.same_version(uid, version)?;
+        self.log(format!("w{by} {} the finalizer", if there { "sets" } else { "removes" }));
+        if there && self.deleting() {
+            return Err(CallError::Unavailable("Invalid: no new finalizers can be added".into()));
+        }
+        self.calls.writes += 1;
+        self.change_account(|account| {
+            account.metadata.finalizers = there.then(|| vec![STORES_FINALIZER.to_owned()]);
+        });
+        self.go_if_free();
+        Ok(Answer::Account(Box::new(self.account.clone())))
+    }
+
+    pub(super) fn deleting(&self) -> bool {
+        self.account.metadata.deletion_timestamp.is_some()
+    }
+
+    /// An account that is being deleted goes when no finalizer holds it back.
+    pub(super) fn go_if_free(&mut self) {
+        if self.deleting() && self.account.metadata.finalizers.is_none() {
+            self.gone = true;
+            self.release_retained();
+            self.log("the account is gone");
+        }
     }
 
     fn refuses(&self, name: &str) -> Result<(), CallError> {
@@ -391,19 +462,23 @@ impl World {
         if self.faults && self.chance(0.3) { self.rng.random_range(0..len) } else { len - 1 }
     }
 
-    fn cached_account(&mut self, writer: usize) -> Arc<VirtualAccount> {
-        let at = self.stale(self.accounts.len());
+    pub(super) fn cached_account(&mut self, writer: usize) -> Option<Arc<VirtualAccount>> {
+        let (shown, known) = (self.accounts.len() + usize::from(self.gone), self.accounts.len());
+        let at = self.stale(shown);
+        if at == known {
+            return None;
+        }
         let cached = Arc::clone(&self.accounts[at]);
         let version =
             |account: &VirtualAccount| version_number(account.metadata.resource_version.as_deref().unwrap_or_default());
-        match &self.locals[writer].memory {
+        Some(match &self.locals[writer].memory {
             Some(own) if version(own) > version(&cached) => Arc::clone(own),
             _ => cached,
-        }
+        })
     }
 
     // The position is that of any moment at which the watch looked like this; a bookmark may have moved it on.
-    fn cached_secrets(&mut self) -> (Vec<SecretMeta>, u64) {
+    pub(super) fn cached_secrets(&mut self) -> (Vec<SecretMeta>, u64) {
         let at = self.stale(self.views.len());
         let last = self.views.get(at + 1).map_or(self.version, |next| next.from - 1);
         let from = self.views[at].from;
@@ -437,160 +512,4 @@ fn material(n: u8) -> Arc<KeyMaterial> {
         (0..KEYS).map(|n| Arc::new(KeyMaterial::from_pem(&pem(n)).unwrap())).collect()
     });
     Arc::clone(&KEYS_PARSED[usize::from(n)])
-}
-
-/// One of the two operators.
-pub(super) struct Writer {
-    pub(super) world: Arc<Mutex<World>>,
-    pub(super) me: usize,
-}
-
-impl Writer {
-    fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap()
-    }
-
-    async fn send(&self, write: Write) -> Result<Answer, CallError> {
-        let id = self.world().depart(write, self.me);
-        Pause(false).await;
-        self.world().arrive(id)
-    }
-
-    async fn versioned(&self, write: Write) -> Result<String, CallError> {
-        match self.send(write).await? {
-            Answer::Version(version) => Ok(version),
-            Answer::Account(_) => unreachable!("the answer to a Secret's write"),
-        }
-    }
-}
-
-impl Cluster for Writer {
-    fn now(&self) -> Instant {
-        let world = self.world();
-        world.now + world.locals[self.me].offset
-    }
-
-    fn clock_trusted(&self) -> bool {
-        let offset = self.world().locals[self.me].offset;
-        offset <= SKEW && Seconds::ZERO - offset <= SKEW
-    }
-
-    fn fresh_id(&self) -> String {
-        let mut world = self.world();
-        world.ids += 1;
-        format!("j{}", world.ids)
-    }
-
-    fn limits(&self) -> Arc<Limits> {
-        Arc::clone(&self.world().limits)
-    }
-
-    fn keys(&self) -> (Option<Arc<Ring>>, Option<String>) {
-        let mut world = self.world();
-        let away = world.now < world.ring_away_until;
-        let ring =
-            if world.faults && world.chance(0.1) { Arc::clone(&world.ring_before) } else { Arc::clone(&world.ring) };
-        let known = !(away && world.ring_unknown);
-        (known.then_some(ring), away.then(|| "the key ring was emptied".to_owned()))
-    }
-
-    fn may_reissue(&self) -> bool {
-        true
-    }
-
-    fn account(&self, _: &AccountId) -> Option<Arc<VirtualAccount>> {
-        Some(self.world().cached_account(self.me))
-    }
-
-    fn remember(&self, _: &AccountId, account: Option<&VirtualAccount>) {
-        self.world().locals[self.me].memory = account.map(|account| Arc::new(account.clone()));
-    }
-
-    fn secrets(&self, _: &AccountId) -> (Vec<SecretMeta>, u64) {
-        self.world().cached_secrets()
-    }
-
-    async fn read_secret(&self, id: &AccountId) -> Result<Option<Secret>, CallError> {
-        Pause(false).await;
-        let mut world = self.world();
-        world.reachable()?;
-        world.calls.reads += 1;
-        let version = world.secrets.get(&id.name).and_then(|secret| secret.metadata.resource_version.clone());
-        world.log(format!("w{} reads Secret {}@{}", self.me, id.name, version.as_deref().unwrap_or_default()));
-        world.locals[self.me].read = version;
-        Ok(world.secrets.get(&id.name).cloned())
-    }
-
-    async fn read_account(&self, _: &AccountId) -> Result<Option<VirtualAccount>, CallError> {
-        Pause(false).await;
-        let mut world = self.world();
-        world.reachable()?;
-        world.calls.reads += 1;
-        Ok(Some(world.account.clone()))
-    }
-
-    async fn write_status(
-        &self,
-        account: &VirtualAccount,
-        status: VirtualAccountStatus,
-    ) -> Result<VirtualAccount, CallError> {
-        let (uid, version) = (account.metadata.uid.clone(), account.metadata.resource_version.clone());
-        match self.send(Write::Status { uid, version, status: Box::new(status) }).await? {
-            Answer::Account(account) => Ok(*account),
-            Answer::Version(_) => unreachable!("the answer to a status' write"),
-        }
-    }
-
-    async fn create_secret(&self, secret: &Secret) -> Result<String, CallError> {
-        self.versioned(Write::Create(Box::new(secret.clone()))).await
-    }
-
-    async fn replace_secret(&self, secret: &Secret) -> Result<String, CallError> {
-        self.versioned(Write::Replace(Box::new(secret.clone()))).await
-    }
-
-    async fn delete_secret(&self, _: &str, meta: &SecretMeta) -> Result<(), CallError> {
-        let (name, uid, version) = (meta.name.clone(), meta.uid.clone(), meta.version.clone());
-        self.versioned(Write::Delete { name, uid, version }).await.map(drop)
-    }
-
-    async fn write_finalizer(&self, _: &VirtualAccount, _: bool) -> Result<VirtualAccount, CallError> {
-        unreachable!("no stores")
-    }
-
-    fn admit(&self, _: &str, _: &StorePath) -> Admission {
-        unreachable!("no stores")
-    }
-
-    fn namespace_terminating(&self, _: &str) -> bool {
-        false
-    }
-
-    async fn read_store(&self, _: &StorePath) -> Result<Held, StoreError> {
-        unreachable!("no stores")
-    }
-
-    async fn write_store(&self, _: &StorePath, _: &Value<'_>, _: &Held) -> Result<String, StoreError> {
-        unreachable!("no stores")
-    }
-
-    async fn retire_store(&self, _: &StorePath, _: &Held, _: &BTreeSet<String>) -> Result<(), StoreError> {
-        unreachable!("no stores")
-    }
-
-    async fn delete_store(&self, _: &StorePath, _: &Held) -> Result<(), StoreError> {
-        unreachable!("no stores")
-    }
-
-    fn left_behind(&self, _: &VirtualAccount, _: &StorePath, _: &str) {}
-}
-
-/// Pending once.
-struct Pause(bool);
-
-impl Future for Pause {
-    type Output = ();
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-        if std::mem::replace(&mut self.0, true) { Poll::Ready(()) } else { Poll::Pending }
-    }
 }
