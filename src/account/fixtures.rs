@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 
-use super::desired::{Desired, Limits};
+use super::desired::{Desired, Limits, StorePath, StoreSpec};
 use super::ledger::Ledger;
 use super::observe::{Observed, SecretView};
 use super::plan::{Act, Plan, SecretStep, plan};
 use super::secret::{Image, SecretMeta, SecretSeen, render};
 use super::status::{Clock, Outcome, finished};
 use crate::api::{
-    AccountId, AutoRotate, DaysOrDuration, Entry, Instant, IssueReason, Permission, Phase, Seconds, TokenSecretStatus,
-    VirtualAccount, VirtualAccountSpec, VirtualAccountStatus,
+    AccountId, AutoRotate, DaysOrDuration, DeletionPolicy, Entry, Instant, IssueReason, Permission, Phase, Seconds,
+    SecretStoreStatus, StoreId, TokenSecretStatus, VirtualAccount, VirtualAccountSpec, VirtualAccountStatus,
 };
+use crate::store::Admission;
 use crate::token::Algorithm;
 pub(crate) use crate::token::fixtures::at;
 use crate::token::fixtures::{es256, ring};
@@ -97,6 +98,23 @@ pub(crate) fn superseded(id: &str, grace_ends: i64) -> Entry {
 
 pub(crate) const HOUR: i64 = 3_600;
 
+/// The path in a store that scenes use.
+pub(crate) fn store_path() -> StorePath {
+    StorePath { store: StoreId { namespace: "team".into(), name: "vault".into() }, path: "/p".into() }
+}
+
+/// What is recorded of it when it holds this token, seen at 0.
+pub(crate) fn store_holding(jti: &str) -> SecretStoreStatus {
+    SecretStoreStatus {
+        store_ref: store_path().store,
+        secret_path: store_path().path,
+        jwt_id: Some(jti.into()),
+        version: Some("v1".into()),
+        synced_at: Some(at(0)),
+        ..SecretStoreStatus::default()
+    }
+}
+
 /// What one pass starts from.
 #[derive(Clone)]
 pub(crate) struct Scene {
@@ -169,6 +187,21 @@ impl Scene {
         secret.metadata.uid = Some("secret-uid".into());
         change(&mut secret);
         self.observed.secret = SecretView::Read(Some(Box::new(SecretSeen::read(&secret, &self.desired, &ring()))));
+        self
+    }
+
+    /// With the path `/p` in TokenStore `team/vault`, which may be used; this is what is recorded of it.
+    pub(crate) fn with_store(mut self, record: SecretStoreStatus) -> Self {
+        self.desired.stores = vec![StoreSpec { at: store_path(), policy: DeletionPolicy::Delete }];
+        self.observed.finalizer = true;
+        let mut status = self.observed.status.clone().unwrap_or_default();
+        status.secret_stores = vec![record];
+        self.admitting(Admission::Open { take_over: Vec::new() }).with_status(status)
+    }
+
+    /// The store's answer to whether it may be used.
+    pub(crate) fn admitting(mut self, admission: Admission) -> Self {
+        self.observed.admissions.insert(store_path(), admission);
         self
     }
 

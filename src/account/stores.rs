@@ -433,3 +433,6 @@ pub fn wake_at(desired: &Desired, status: &VirtualAccountStatus) -> Option<Insta
 pub fn is_hopeless(error: &StoreError) -> bool {
     matches!(error.kind, ErrorKind::Denied | ErrorKind::NotFound | ErrorKind::Invalid)
 }
+
+#[cfg(test)]
+mod tests;
