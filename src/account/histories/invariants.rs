@@ -168,8 +168,8 @@ impl World {
         let secret = status.token_secret.clone().unwrap_or_default();
         let (version, held) = (secret.resource_version.unwrap_or_default(), secret.jwt_id.unwrap_or_default());
         let store = |s: &SecretStoreStatus| {
-            let (jti, failures) = (s.jwt_id.as_deref().unwrap_or("-"), s.failures.unwrap_or_default());
-            format!("{}{}={jti}/{failures}", s.store_ref.name, s.secret_path)
+            let jti = s.jwt_id.as_deref().unwrap_or("-");
+            format!("{}{}={jti}/{:?}", s.store_ref.name, s.secret_path, s.failures)
         };
         let stores: Vec<String> = status.secret_stores.iter().map(store).collect();
         let stores = stores.join(" ");

@@ -180,7 +180,7 @@ impl World {
             // A record that says nothing does not bring back what a lost one said.
             let says = record.jwt_id.is_some() || record.synced_at.is_some() || record.failures.is_some();
             let book = &mut self.shelf(&at).book;
-            book.stray = false;
+            book.stray &= !says;
             book.unrecorded &= !says;
         }
     }
