@@ -152,8 +152,8 @@ pub fn is_event(line: &Line) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::fixtures::{at, entry};
-    use crate::api::{TargetError, TokenSecretStatus};
+    use crate::account::fixtures::{at, entry, store_holding};
+    use crate::api::{SecretStoreStatus, TargetError, TokenSecretStatus};
 
     fn status(jwts: &[Entry]) -> VirtualAccountStatus {
         VirtualAccountStatus { jwts: jwts.to_vec(), ..VirtualAccountStatus::default() }
@@ -206,5 +206,38 @@ mod tests {
         assert!(reasons(&failing("Forbidden", 1), &failing("Forbidden", 2)).is_empty());
         assert_eq!(reasons(&failing("Forbidden", 2), &failing(SECRET_NOT_OWNED, 1)), ["SecretNotOwned"]);
         assert!(reasons(&failing("Forbidden", 2), &well).is_empty());
+    }
+
+    #[test]
+    fn a_failing_store_is_told_once_per_path_and_cause_and_one_that_is_down_not_at_all() {
+        let with = |path: &str, reason: Option<&str>| SecretStoreStatus {
+            secret_path: path.into(),
+            error: reason.map(|reason| TargetError { reason: reason.into(), message: format!("{path}: no") }),
+            ..store_holding("j1")
+        };
+        let status = |stores: &[SecretStoreStatus]| VirtualAccountStatus {
+            secret_stores: stores.to_vec(),
+            ..VirtualAccountStatus::default()
+        };
+        let well = status(&[with("/p", None), with("/q", None)]);
+        let one = status(&[with("/p", Some("AccessDenied")), with("/q", None)]);
+        let both = status(&[with("/p", Some("AccessDenied")), with("/q", Some("AccessDenied"))]);
+        assert_eq!(reasons(&well, &one), ["DeliveryFailed"]);
+        assert_eq!(reasons(&one, &both), ["DeliveryFailed"], "the other path is another target");
+        assert!(reasons(&both, &both).is_empty());
+        assert_eq!(reasons(&well, &status(&[with("/p", Some(NOT_OURS))])), ["NotOurs"]);
+        assert_eq!(reasons(&well, &status(&[with("/p", Some("NotAllowed"))])), ["NotAllowed"]);
+        assert!(reasons(&well, &status(&[with("/p", Some(UNAVAILABLE))])).is_empty(), "its own condition tells it");
+    }
+
+    #[test]
+    fn a_delivery_names_the_paths_that_hold_the_token() {
+        let before = status(&[phased("j1", 0, Phase::Pending)]);
+        let mut after = status(&[phased("j1", 0, Phase::Current)]);
+        let other = SecretStoreStatus { secret_path: "/q".into(), ..store_holding("j0") };
+        after.secret_stores = vec![store_holding("j1"), other];
+        let message = journal(Some(&before), &after)[0].notice.message.clone();
+        assert!(message.contains("is in /p in TokenStore team/vault"), "{message}");
+        assert!(!message.contains("/q"), "{message}");
     }
 }

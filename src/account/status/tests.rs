@@ -3,8 +3,9 @@
 use super::*;
 use crate::account::condition::Reason;
 use crate::account::desired::Invalid;
-use crate::account::fixtures::{HOUR, Scene, at, entry, superseded};
-use crate::api::TargetError;
+use crate::account::fixtures::{HOUR, Scene, at, entry, store_holding, superseded};
+use crate::api::{SecretStoreStatus, TargetError};
+use crate::store::{Admission, ErrorKind, StoreError};
 
 fn failed(reason: &str) -> Outcome {
     Outcome::Failed(TargetError { reason: reason.into(), message: "no".into() })
@@ -182,4 +183,100 @@ fn the_next_pass_is_at_the_next_instant_that_matters() {
     let mut ends = settled();
     (ends.desired.schedule.end, ends.desired.suspend) = (Some(at(60)), true);
     assert_eq!(wake(&ends, at(1), &Outcome::Untouched), Some(at(60)));
+}
+
+/// `Ready Delivered Stalled`, the reason and the message of the first, after a pass in which this came of the path `/p`.
+fn shown_with_store(scene: &Scene, now: Instant, store: StoreOutcome) -> (String, String, String) {
+    let outcomes = Outcomes { secret: Outcome::Untouched, stores: vec![store], removed: Vec::new() };
+    let clock = Clock { now, trusted: true };
+    let status = finished(&scene.desired, &scene.observed, &scene.act(now), &outcomes, clock);
+    let (all, reason) = shown(&status);
+    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+    (all, reason, ready.map(|ready| ready.message.clone()).unwrap_or_default())
+}
+
+fn store_error(reason: &str) -> StoreOutcome {
+    StoreOutcome::Failed(StoreError::new(ErrorKind::Denied, reason, "the store said no"))
+}
+
+#[test]
+fn every_state_of_a_path_in_a_store_has_its_conditions() {
+    let place = "/p in TokenStore team/vault";
+    let old = Entry { issued_at: at(-HOUR), expires_at: at(13 * HOUR), ..entry("j0") };
+    let holding = |jti: &str| Scene::holding(&[entry("j1"), old.clone()]).with_store(store_holding(jti));
+    let empty = SecretStoreStatus { jwt_id: None, version: None, synced_at: None, ..store_holding("") };
+    let lacking = || Scene::holding(&[entry("j1")]).with_store(empty.clone());
+    let refused = |reason| Admission::Refused { reason, message: format!("{place} may not be used") };
+    let down = Admission::Down { message: "TokenStore team/vault does not answer".into() };
+    let holds = StoreOutcome::Holds { version: "v2".into(), leftover: None };
+    let (none, no) = (StoreOutcome::Untouched, || store_error("AccessDenied"));
+    let until = at(13 * HOUR).to_string();
+    let good = ("True False False", "DeliveryFailing", vec![place, "the store said no", "j0", &until]);
+    let table = vec![
+        ("delivered", holding("j0"), 1, holds, ("True True False", "Delivered", vec!["Secret a-token", place])),
+        ("fails", holding("j0"), 1, no(), good.clone()),
+        ("fails, the second before it ends", holding("j0"), 12 * HOUR - 1, no(), good),
+        ("fails, ending", holding("j0"), 12 * HOUR, no(), ("False False False", "TokenEnding", vec![place, &until])),
+        ("empty", lacking(), 1, no(), ("False False False", "Delivering", vec![place, "the store said no"])),
+        ("foreign", lacking(), 1, store_error("NotOurs"), ("False False False", "NotOurs", vec!["the store said no"])),
+        (
+            "not allowed",
+            holding("j1").admitting(refused("NotAllowed")),
+            1,
+            none.clone(),
+            ("False False False", "NotAllowed", vec![place]),
+        ),
+        (
+            "no such store",
+            holding("j1").admitting(refused("StoreNotFound")),
+            1,
+            none.clone(),
+            ("False False False", "NotAllowed", vec![place]),
+        ),
+        (
+            "down, holds an older one",
+            holding("j0").admitting(down.clone()),
+            1,
+            none.clone(),
+            ("True False False", "DeliveryFailing", vec![place, "does not answer", &until]),
+        ),
+        ("down, holds it", holding("j1").admitting(down), 1, none, ("True True False", "Delivered", vec![place])),
+    ];
+    for (name, scene, now, store, (conditions, reason, says)) in table {
+        let (all, why, message) = shown_with_store(&scene, at(now), store);
+        assert_eq!((all.as_str(), why.as_str()), (conditions, reason), "{name}: {message}");
+        assert!(says.iter().all(|word| message.contains(word)), "{name}: {message}");
+    }
+}
+
+#[test]
+fn a_failing_store_changes_nothing_about_the_secret_and_holds_back_the_grace() {
+    let old = Entry { issued_at: at(-HOUR), expires_at: at(13 * HOUR), ..entry("j0") };
+    let scene = Scene::holding(&[entry("j1"), old]).with_store(store_holding("j0"));
+    let after = |store: StoreOutcome| {
+        let outcomes = Outcomes { secret: Outcome::Untouched, stores: vec![store], removed: Vec::new() };
+        let clock = Clock { now: at(5), trusted: true };
+        finished(&scene.desired, &scene.observed, &scene.act(at(1)), &outcomes, clock)
+    };
+    let failed = after(store_error("AccessDenied"));
+    let secret = failed.token_secret.clone().unwrap_or_default();
+    assert_eq!((secret.jwt_id.as_deref(), secret.error, secret.failures), (Some("j1"), None, None));
+    assert_eq!((failed.jwts[0].phase, failed.jwts[1].grace_ends_at), (Phase::Pending, None));
+    let held = after(StoreOutcome::Holds { version: "v2".into(), leftover: None });
+    let grace_ends = at(5) + Seconds::hours(2);
+    assert_eq!((held.jwts[0].phase, held.jwts[1].grace_ends_at), (Phase::Current, Some(grace_ends)));
+}
+
+#[test]
+fn a_look_that_was_asked_for_is_remembered_once_it_was_taken() {
+    let mut scene = Scene::holding(&[entry("j1")]).with_store(store_holding("j1"));
+    scene.desired.sync = Some("now".into());
+    let handled = |store: StoreOutcome| {
+        let outcomes = Outcomes { secret: Outcome::Untouched, stores: vec![store], removed: Vec::new() };
+        let clock = Clock { now: at(1), trusted: true };
+        finished(&scene.desired, &scene.observed, &scene.act(at(1)), &outcomes, clock).handled_sync_request
+    };
+    assert_eq!(handled(StoreOutcome::Untouched), None, "the store was down");
+    assert_eq!(handled(store_error("AccessDenied")).as_deref(), Some("now"));
+    assert_eq!(handled(StoreOutcome::Holds { version: "v".into(), leftover: None }).as_deref(), Some("now"));
 }
