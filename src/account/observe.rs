@@ -79,6 +79,11 @@ impl Observed {
         self.store_status(at).is_none()
     }
 
+    /// Whether a status was lost: a path that it may have recorded must not be forgotten.
+    pub fn has_lost_status(&self) -> bool {
+        self.finalizer && self.status.is_none()
+    }
+
     /// Whether this path may be used.
     pub fn admission(&self, at: &StorePath) -> &Admission {
         // Every path of spec and status is looked up before the plan is made.

@@ -260,8 +260,8 @@ pub fn recorded_stores(
             *record = doubted(desired, removal, record.clone());
         }
     }
-    let delivers = |step: &&StoreStep| matches!(step.action, StoreAction::Deliver { .. });
-    for step in steps.iter().filter(delivers).filter(|step| observed.is_new_to_stores(&step.at)) {
+    let tried = |step: &&StoreStep| observed.has_lost_status() || matches!(step.action, StoreAction::Deliver { .. });
+    for step in steps.iter().filter(tried).filter(|step| observed.is_new_to_stores(&step.at)) {
         let policy = desired.stores.iter().find(|spec| spec.at == step.at).map(|spec| spec.policy).unwrap_or_default();
         stores.push(SecretStoreStatus { failures: Some(0), ..record_of(&step.at, policy) });
     }
@@ -291,8 +291,7 @@ pub fn stores_after(
             break;
         }
         let before = observed.store_status(&spec.at);
-        // A status was lost: a path that an earlier one may have recorded must not be forgotten.
-        let lost = observed.finalizer && observed.status.is_none();
+        let lost = observed.has_lost_status();
         if before.is_none() && !lost && !is_recorded(&step.action) {
             continue;
         }
