@@ -29,6 +29,10 @@ pub(super) struct Book {
     pub(super) mints: BTreeMap<IssueReason, u32>,
     pub(super) causes: BTreeMap<IssueReason, u32>,
     pub(super) losses: u32,
+    /// A status was restored, and the Secret showed nothing newer.
+    pub(super) blind: bool,
+    /// At the end somebody asked for a look at every store.
+    pub(super) looked: bool,
     pub(super) edits: u32,
     pub(super) shortest: Option<Seconds>,
     /// The token Secret that the spec names was delivered once.

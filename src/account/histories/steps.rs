@@ -507,7 +507,7 @@ impl World {
         let known: Vec<String> = self.status().jwts.iter().map(|entry| entry.id.clone()).collect();
         let gone = self.book.all.keys().filter(|jti| !carried.contains(jti)).cloned();
         self.book.lost.extend(gone.collect::<Vec<_>>());
-        self.book.limbo.extend(carried);
+        self.book.limbo.extend(carried.clone());
         for jti in &kept {
             self.book.lost.remove(jti);
             self.book.limbo.remove(jti);
@@ -517,6 +517,10 @@ impl World {
         // A status older than a revocation revives what it revoked until its grace ends: a documented limit.
         self.book.request = self.book.request.filter(|_| status.is_none());
         self.lose_records(status.as_ref());
+        // Of a status that was rolled back the Secret may show nothing.
+        let newest = status.as_ref().and_then(|status| status.jwts.first()).map(|newest| newest.issued_at);
+        let shown = carried.iter().filter_map(|jti| self.book.all.get(jti)).map(|entry| entry.issued_at).max();
+        self.book.blind |= status.is_some() && (shown.is_none() || shown <= newest);
         self.log(format!("STATUS {} {}", if status.is_some() { "restored" } else { "lost" }, kept.join(" ")));
         self.change_account(|account| account.status = status);
     }
@@ -578,6 +582,11 @@ impl World {
             spec.permissions = valid;
             (spec.suspend, spec.disabled) = (None, None);
         });
-        self.ask_for_sync();
+        // What late writes and hands have left is found by the next look; all else without one.
+        let disturbed = self.book.blind || self.shelves.values().any(|shelf| shelf.book.disturbed);
+        self.book.looked = disturbed || self.chance(0.5);
+        if self.book.looked {
+            self.ask_for_sync();
+        }
     }
 }
