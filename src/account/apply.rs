@@ -151,6 +151,8 @@ pub async fn pass<C: Cluster>(cluster: &C, id: &AccountId) -> Result<Option<Repo
         read = read.filter(|read| read.name == desired.secret.name);
         let mut observed = observe(cluster, &account, &desired, read.as_ref());
         observed.marks = marks(cluster, &desired, &observed).await;
+        // The clock may have gone wrong while stores answered.
+        observed.clock_trusted &= cluster.clock_trusted();
         if let Plan::Act(act) = plan(&desired, &observed, cluster.now()) {
             let pass = Pass { cluster, desired: &desired, observed: &observed, act: &act };
             match pass.apply(Arc::clone(&account)).await {

@@ -297,7 +297,8 @@ pub fn stores_after(
         }
         let hold = ledger.stores.iter().find(|store| store.at == spec.at).map(|store| store.hold.clone());
         let hold = hold.unwrap_or_default();
-        let unknown = || SecretStoreStatus { failures: lost.then_some(0), ..record_of(&spec.at, spec.policy) };
+        let tried = lost || matches!(step.action, StoreAction::Deliver { .. });
+        let unknown = || SecretStoreStatus { failures: tried.then_some(0), ..record_of(&spec.at, spec.policy) };
         let before = before.cloned().unwrap_or_else(unknown);
         let held = SecretStoreStatus {
             deletion_policy: spec.policy,

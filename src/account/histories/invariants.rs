@@ -285,7 +285,9 @@ impl World {
         let replaced = self
             .secret()
             .is_none_or(|secret| self.book.content(secret).0.as_ref() != status.jwts.first().map(|newest| &newest.id));
-        if adopted && (replaced || self.untrusted(by)) {
+        // What gave way may be on its way from a writer that sleeps.
+        let gave_way = gone.phase == Phase::Pending;
+        if adopted && (replaced || gave_way || self.untrusted(by)) {
             self.book.lost.insert(id.clone());
         }
         let below = self.held(status).is_some_and(|held| held.issued_at > gone.issued_at);
