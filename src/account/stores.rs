@@ -297,17 +297,17 @@ pub fn stores_after(
         }
         let hold = ledger.stores.iter().find(|store| store.at == spec.at).map(|store| store.hold.clone());
         let hold = hold.unwrap_or_default();
-        let tried = lost || matches!(step.action, StoreAction::Deliver { .. });
-        let unknown = || SecretStoreStatus { failures: tried.then_some(0), ..record_of(&spec.at, spec.policy) };
+        let traced = lost || matches!(step.action, StoreAction::Deliver { .. });
+        let unknown = || SecretStoreStatus { failures: traced.then_some(0), ..record_of(&spec.at, spec.policy) };
         let before = before.cloned().unwrap_or_else(unknown);
-        let held = SecretStoreStatus {
+        let now_there = SecretStoreStatus {
             deletion_policy: spec.policy,
             jwt_id: hold.jti,
             version: hold.version,
             synced_at: before.synced_at,
             ..record_of(&spec.at, spec.policy)
         };
-        stores.push(store_after(desired, observed, after.issued, held, &before, step, outcome, now));
+        stores.push(store_after(desired, observed, after.issued, now_there, &before, step, outcome, now));
     }
     for (removal, outcome) in after.removals.iter().zip(after.removed) {
         let Some(before) = observed.unwanted_stores(desired).into_iter().find(|record| is_at(record, &removal.at))

@@ -172,24 +172,24 @@ impl World {
         let what = self.pick(&["wipe", "wipe", "value", "value", "mark", "occupy", "occupy"]);
         let foreign = self.chance(0.5).then(|| self.foreign_mark());
         let id = self.bump().parse().unwrap_or_default();
-        let shelf = self.shelf(&at);
-        match (what, shelf.presence) {
-            ("wipe", Presence::Present | Presence::Deleted) => shelf.empty(id, false),
+        let slot = self.shelf(&at);
+        match (what, slot.presence) {
+            ("wipe", Presence::Present | Presence::Deleted) => slot.empty(id, false),
             ("value", Presence::Present) => {
-                shelf.versions.push(Version { id, bytes: b"by hand".to_vec(), jti: None, usable: true });
+                slot.versions.push(Version { id, bytes: b"by hand".to_vec(), jti: None, usable: true });
             }
             ("mark", Presence::Present) => {
-                shelf.mark = foreign;
-                shelf.versions.iter_mut().last().into_iter().for_each(|version| version.id = id);
+                slot.mark = foreign;
+                slot.versions.iter_mut().last().into_iter().for_each(|version| version.id = id);
             }
             ("occupy", Presence::Absent) => {
-                shelf.versions = vec![Version { id, bytes: b"foreign".to_vec(), jti: None, usable: true }];
-                (shelf.mark, shelf.presence) = (foreign, Presence::Present);
+                slot.versions = vec![Version { id, bytes: b"foreign".to_vec(), jti: None, usable: true }];
+                (slot.mark, slot.presence) = (foreign, Presence::Present);
             }
             _ => return,
         }
-        shelf.book.disturbed = true;
-        shelf.book.excuses += 1;
+        slot.book.disturbed = true;
+        slot.book.excuses += 1;
         self.log(format!("by hand in {}{}: {what}", at.store.name, at.path));
     }
 

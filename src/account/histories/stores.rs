@@ -200,10 +200,10 @@ impl World {
         self.answers(&put.at)?;
         let compares = self.vault(&put.at).compares;
         let dies = self.faults && self.chance(0.05);
-        let shelf = self.shelf(&put.at);
-        let raced = shelf.version() != put.over;
-        let same = shelf.current().is_some_and(|there| {
-            there.jti.as_ref() == Some(&put.mark.jti) && there.bytes == put.bytes && shelf.mark.is_some()
+        let slot = self.shelf(&put.at);
+        let raced = slot.version() != put.over;
+        let same = slot.current().is_some_and(|there| {
+            there.jti.as_ref() == Some(&put.mark.jti) && there.bytes == put.bytes && slot.mark.is_some()
         });
         if compares && raced && !same {
             return Err(StoreError::new(ErrorKind::Conflict, "Conflict", "another version is there"));
@@ -211,22 +211,22 @@ impl World {
         self.calls.store_writes += 1;
         self.judge_put(put, raced, same && (compares || !raced), by);
         let id = self.bump().parse().unwrap_or_default();
-        let shelf = self.shelf(&put.at);
-        let new = shelf.presence == Presence::Absent;
+        let slot = self.shelf(&put.at);
+        let new = slot.presence == Presence::Absent;
         // A repeated write adds no version where that can be told: to put the mark right is all that is left.
         if !same || (raced && !compares) {
             let jti = Some(put.mark.jti.clone());
-            shelf.versions.push(Version { id, bytes: put.bytes.clone(), jti, usable: true });
+            slot.versions.push(Version { id, bytes: put.bytes.clone(), jti, usable: true });
         }
-        shelf.presence = Presence::Present;
+        slot.presence = Presence::Present;
         // The value comes before the mark, and the call may end between the two.
         if dies && !new {
             self.log("the mark is not written");
             return Err(StoreError::new(ErrorKind::Unavailable, "Timeout", "the store does not answer in time"));
         }
-        let shelf = self.shelf(&put.at);
-        shelf.mark = Some(put.mark.clone());
-        Ok(shelf.version().unwrap_or_default())
+        let slot = self.shelf(&put.at);
+        slot.mark = Some(put.mark.clone());
+        Ok(slot.version().unwrap_or_default())
     }
 
     pub(super) fn retire(&mut self, retire: &Retire) -> Result<String, StoreError> {
@@ -257,10 +257,10 @@ impl World {
         self.bump();
         let at = self.version;
         let named = self.is_named(&remove.at);
-        let shelf = self.shelf(&remove.at);
-        shelf.empty(at, keeps_name);
+        let slot = self.shelf(&remove.at);
+        slot.empty(at, keeps_name);
         // A removal that lands late; the next look fills the path again.
-        shelf.book.disturbed = named;
+        slot.book.disturbed = named;
         Ok(String::new())
     }
 }

@@ -76,8 +76,8 @@ impl World {
         if self.book.id_of(&put.bytes).as_ref() != Some(&jti) || !marked {
             return self.bad(format!("{} gets another token than {jti}", at.path));
         }
-        let shelf = self.shelf(&at);
-        let (mark, there) = (shelf.mark.clone(), shelf.presence != Presence::Absent);
+        let slot = self.shelf(&at);
+        let (mark, there) = (slot.mark.clone(), slot.presence != Presence::Absent);
         if there && !self.is_ours(mark.as_ref()) && !raced {
             return self.bad(format!("{} is somebody else's and is written", at.path));
         }
@@ -137,7 +137,7 @@ impl World {
     pub(super) fn judge_removed(&mut self, remove: &Remove, raced: bool, by: usize) {
         let at = &remove.at;
         self.log(format!("w{by} removes {}{}", at.store.name, at.path));
-        let ours = self.shelves.get(at).is_some_and(|shelf| self.is_ours(shelf.mark.as_ref()));
+        let ours = self.shelves.get(at).is_some_and(|slot| self.is_ours(slot.mark.as_ref()));
         if !ours && !raced {
             self.bad(format!("{} is somebody else's and is removed", at.path));
         }
@@ -150,7 +150,7 @@ impl World {
         let status = self.status();
         let Some(newest) = status.jwts.first().filter(|newest| newest.phase != Phase::Revoked) else { return };
         let lacks = |world: &Self, at: &StorePath| {
-            world.shelves.get(at).is_none_or(|shelf| !shelf.book.disturbed)
+            world.shelves.get(at).is_none_or(|slot| !slot.book.disturbed)
                 && world.token_at(at).as_ref() != Some(&newest.id)
         };
         let lacking =
@@ -204,17 +204,17 @@ impl World {
         let recorded =
             |at: &StorePath| status.is_some_and(|status| status.secret_stores.iter().any(|record| is_at(record, at)));
         let named: Vec<StorePath> = self.desired.stores.iter().map(|store| store.at.clone()).collect();
-        for (at, shelf) in &mut self.shelves {
+        for (at, slot) in &mut self.shelves {
             let lost = !recorded(at);
-            shelf.book.unrecorded = lost;
+            slot.book.unrecorded = lost;
             // A spec that names it is enough, also to clean up; beside a status that knows of others it is not.
-            shelf.book.stray |= lost && (!named.contains(at) || status.is_some());
+            slot.book.stray |= lost && (!named.contains(at) || status.is_some());
         }
     }
 
     /// After each step: the promises to the consumers of stores, and that nothing is forgotten.
     pub(super) fn check_stores(&mut self) {
-        let forgotten = self.shelves.iter().find(|(at, shelf)| self.is_forgotten(at, shelf));
+        let forgotten = self.shelves.iter().find(|(at, slot)| self.is_forgotten(at, slot));
         if let Some((at, _)) = forgotten {
             let why = format!("{}{} holds our token, and nobody knows", at.store.name, at.path);
             return self.bad(why);
@@ -222,7 +222,7 @@ impl World {
         if self.gone || self.deleting() {
             return;
         }
-        let kept = |at: &StorePath| self.shelves.get(at).is_some_and(|shelf| shelf.book.first && !shelf.book.disturbed);
+        let kept = |at: &StorePath| self.shelves.get(at).is_some_and(|slot| slot.book.first && !slot.book.disturbed);
         let named = self.desired.stores.iter().filter(|store| kept(&store.at));
         let held = named.filter_map(|store| Some((store.at.path.clone(), self.token_at(&store.at)?)));
         let refused = held.into_iter().find(|(_, jti)| !self.accepts(jti) && !self.excused(jti));
@@ -239,10 +239,10 @@ impl World {
         }
     }
 
-    fn is_forgotten(&self, at: &StorePath, shelf: &Shelf) -> bool {
-        let ours = shelf.presence == Presence::Present && self.is_ours(shelf.mark.as_ref());
-        let known = !self.gone && (self.record(at).is_some() || (self.is_named(at) && shelf.book.unrecorded));
-        ours && !shelf.book.stray && !known
+    fn is_forgotten(&self, at: &StorePath, slot: &Shelf) -> bool {
+        let ours = slot.presence == Presence::Present && self.is_ours(slot.mark.as_ref());
+        let known = !self.gone && (self.record(at).is_some() || (self.is_named(at) && slot.book.unrecorded));
+        ours && !slot.book.stray && !known
     }
 
     /// What must hold of stores once nothing goes wrong any more.
@@ -254,9 +254,9 @@ impl World {
             if token.as_ref() != Some(&newest.id) {
                 self.bad(format!("settled, and {}{} holds {token:?}, not {}", at.store.name, at.path, newest.id));
             }
-            let shelf = &self.shelves[at];
-            let marked = shelf.mark.as_ref().is_some_and(|mark| mark.jti == newest.id);
-            let usable = shelf.older().filter(|version| version.usable).filter_map(|version| version.jti.clone());
+            let slot = &self.shelves[at];
+            let marked = slot.mark.as_ref().is_some_and(|mark| mark.jti == newest.id);
+            let usable = slot.older().filter(|version| version.usable).filter_map(|version| version.jti.clone());
             // One that ended by itself is of no use; the next look clears it away.
             let done = |jti: &String| {
                 let expired = self.book.all.get(jti).is_none_or(|entry| self.now >= entry.expires_at);

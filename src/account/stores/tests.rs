@@ -80,7 +80,7 @@ fn a_path_is_left_alone_while_it_holds_the_newest_token() {
     let revoked = Scene::holding(&[Entry { phase: Phase::Revoked, ..entry("j1") }]).with_store(store_holding("j0"));
     let mut unrecorded = with(empty());
     unrecorded.observed.status.as_mut().unwrap().secret_stores.clear();
-    let table = [
+    let table = vec![
         ("holds it", settled(), 50, StoreAction::Keep),
         ("holds it, the second before a check", often(settled()), 8, StoreAction::Keep),
         ("holds it, a check is due", often(settled()), 9, deliver()),
