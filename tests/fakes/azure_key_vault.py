@@ -1,9 +1,9 @@
 """A fake of one Azure Key Vault (secrets only) and of the part of Microsoft Entra ID that hands out its access tokens.
 
-usage: azure_key_vault.py --cert FILE --key FILE [--port N] [--client-secret S] [--permissions a,b] [--slow-delete MS] …
+usage: azure_key_vault.py --cert FILE --key FILE [--port N] [--client-secret S] [--permissions a,b] …
 
-Prints `listening on PORT` and serves HTTPS on loopback; both services share the port, which is also the authority that
-the vault's challenge names. What is faithful and what is not: README.md beside it.
+Prints `listening on PORT` and serves HTTPS on loopback; both services share the port, which is also the authority
+that the vault's challenge names. What is faithful and what is not: README.md beside it.
 """
 
 import base64
@@ -148,7 +148,8 @@ class Fake:
         token = request.bearer()
         if token and self.issued.get(token, 0) > time.time():
             return None
-        message = "AKV10000: Request is missing a Bearer or PoP token." if token is None else "The access token is invalid."
+        missing = "AKV10000: Request is missing a Bearer or PoP token."
+        message = missing if token is None else "The access token is invalid."
         authority = f"https://{request.host}/{self.options.tenant}"
         header = f'Bearer authorization="{authority}", resource="{RESOURCE}"'
         return Reply(401, {"error": {"code": "Unauthorized", "message": message}}, {"WWW-Authenticate": header})
@@ -257,8 +258,11 @@ class Fake:
 
     def conflict(self, secret: Secret) -> Refusal:
         if self.is_deleted(secret):
-            text = "is currently in a deleted but recoverable state, and its name cannot be reused; in this state, the secret can only be recovered or purged."
-            return Refusal(409, "Conflict", f"Secret {secret.name} {text}", "ObjectIsDeletedButRecoverable")
+            text = (
+                f"Secret {secret.name} is currently in a deleted but recoverable state, and its name cannot be reused; "
+                "in this state, the secret can only be recovered or purged."
+            )
+            return Refusal(409, "Conflict", text, "ObjectIsDeletedButRecoverable")
         doing, inner = ("deleted", "Deleted") if secret.state == "deleted" else ("recovered", "Recovered")
         text = f"Secret {secret.name} is currently being {doing} and cannot be re-created; retry later."
         return Refusal(409, "Conflict", text, f"ObjectIsBeing{inner}")
@@ -308,18 +312,21 @@ class Fake:
             raise EntraRefusal(400, "unsupported_grant_type", 70003, "The app requested an unsupported grant type.")
         client = form.get("client_id", "")
         if not client or (self.options.client_id and client != self.options.client_id):
-            raise EntraRefusal(400, "unauthorized_client", 700016, f"Application with identifier '{client}' was not found in the directory.")
+            message = f"Application with identifier '{client}' was not found in the directory."
+            raise EntraRefusal(400, "unauthorized_client", 700016, message)
         if form.get("scope") != f"{RESOURCE}/.default":
-            raise EntraRefusal(400, "invalid_scope", 70011, "The provided value for the input parameter 'scope' is not valid.")
+            message = "The provided value for the input parameter 'scope' is not valid."
+            raise EntraRefusal(400, "invalid_scope", 70011, message)
         if "client_assertion" in form:
             self.check_assertion(form, client)
         elif "client_secret" in form:
             self.check_client_secret(form["client_secret"])
         else:
-            message = "'client_assertion', 'client_secret' or 'request' is required for the 'client_credentials' grant type."
+            message = "'client_assertion' or 'client_secret' is required for the 'client_credentials' grant type."
             raise EntraRefusal(401, "invalid_client", 7000216, message)
         life = self.options.token_lifetime
-        return {"token_type": "Bearer", "expires_in": life, "ext_expires_in": life, "access_token": self.issue(request, client)}
+        answer = {"token_type": "Bearer", "expires_in": life, "ext_expires_in": life}
+        return answer | {"access_token": self.issue(request, client)}
 
     def check_client_secret(self, given: str) -> None:
         good = self.options.client_secret
@@ -328,7 +335,8 @@ class Fake:
 
     def check_assertion(self, form: dict[str, str], client: str) -> None:
         if form.get("client_assertion_type") != ASSERTION_TYPE:
-            raise EntraRefusal(400, "invalid_request", 900144, "The request body must contain a good 'client_assertion_type'.")
+            message = "The request body must contain the parameter 'client_assertion_type'."
+            raise EntraRefusal(400, "invalid_request", 900144, message)
         _, claims = jwt(form["client_assertion"]) or ({}, {})
         if not claims.get("iss") or not claims.get("sub"):
             raise EntraRefusal(401, "invalid_client", 50027, "JWT token is invalid or malformed.")
@@ -342,7 +350,8 @@ class Fake:
             raise self.no_federation(700213, "subject")
 
     def no_federation(self, code: int, what: str) -> EntraRefusal:
-        return EntraRefusal(401, "invalid_client", code, f"No matching federated identity record found for presented assertion {what}.")
+        message = f"No matching federated identity record found for presented assertion {what}."
+        return EntraRefusal(401, "invalid_client", code, message)
 
     def issue(self, request: Request, client: str) -> str:
         now = int(time.time())
@@ -398,6 +407,8 @@ def body(request: Request) -> dict[str, Any]:
 def change(version: Version, fields: dict[str, Any]) -> None:
     """Sets what the request names and leaves the rest alone; tags are replaced as a whole. All or nothing."""
     attributes = fields.get("attributes") or {}
+    if not isinstance(attributes, dict):
+        raise Refusal(400, "BadParameter", "attributes must be an object.")
     changes: dict[str, Any] = {}
     for name in ("nbf", "exp"):
         if attributes.get(name) is not None:
@@ -434,7 +445,8 @@ def tags(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise Refusal(400, "BadParameter", "tags must be a map of strings.")
     if len(value) > MAX_TAGS or any(len(text) > MAX_TAG for pair in value.items() for text in pair):
-        raise Refusal(400, "BadParameter", f"At most {MAX_TAGS} tags, with names and values of at most {MAX_TAG} characters.")
+        rule = f"At most {MAX_TAGS} tags, with names and values of at most {MAX_TAG} characters."
+        raise Refusal(400, "BadParameter", rule)
     return dict(value)
 
 
@@ -512,7 +524,7 @@ def main() -> None:
     parser.add_argument("--issuer", help="the iss that federated tokens must have; default: any")
     parser.add_argument("--subject", help="the sub that federated tokens must have; default: any")
     parser.add_argument("--token-lifetime", type=int, default=3599, help="of access tokens, in seconds")
-    parser.add_argument("--permissions", type=names, help="what callers may do: get,list,set,delete,recover,purge; default: all")
+    parser.add_argument("--permissions", type=names, help="what callers may do: get,list,set,…; default: all")
     parser.add_argument("--slow-delete", type=int, default=0, metavar="MS", help="how long deletion and recovery take")
     options = parser.parse_args()
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -53,7 +53,9 @@ PROJECT = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]|[0-9]{1,19}")
 ANNOTATION_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 KMS_KEY = re.compile(r"projects/[^/]+/locations/(?P<location>[^/]+)/keyRings/[^/]+/cryptoKeys/[^/]+")
-POOL = re.compile(r"//iam\.googleapis\.com/projects/[0-9]+/locations/global/workloadIdentityPools/[^/]+/providers/[^/]+")
+POOL = re.compile(
+    r"//iam\.googleapis\.com/projects/[0-9]+/locations/global/workloadIdentityPools/[^/]+/providers/[^/]+"
+)
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -189,13 +191,14 @@ class Fake:
         return f"projects/{number_of(project)}{location}"
 
     def list_secrets(self, request: Request, parent: str, path: re.Match[str]) -> dict[str, Any]:
-        found = [secret for secret in self.parents.get(parent, {}).values() if matches(request, secret_facts(secret))]
+        everything = self.parents.get(parent, {}).values()
+        found = [secret for secret in everything if matches(request, secret_facts(secret))]
         return self.page(request, "secrets", [secret_json(secret) for secret in found])
 
     def create_secret(self, request: Request, parent: str, path: re.Match[str]) -> dict[str, Any]:
         identifier = request.query.get("secretId", "")
         if not SECRET_ID.fullmatch(identifier):
-            raise Refusal("INVALID_ARGUMENT", f"Secret ID [{identifier}] must match the pattern [a-zA-Z0-9_-]{{1,255}}.")
+            raise Refusal("INVALID_ARGUMENT", f"Secret ID [{identifier}] must match [a-zA-Z0-9_-]{{1,255}}.")
         fields = secret_fields(body(request))
         name = f"{parent}/secrets/{identifier}"
         secret = Secret(name, replication(fields, bool(path["location"])), self.etag(), now())
@@ -217,7 +220,8 @@ class Fake:
         if mask & UNKNOWN_TO_THE_FAKE:
             raise Refusal("UNIMPLEMENTED", f"the fake does not know {', '.join(sorted(mask & UNKNOWN_TO_THE_FAKE))}")
         if mask - MUTABLE:
-            raise Refusal("INVALID_ARGUMENT", f"update_mask has fields that cannot be changed: {', '.join(mask - MUTABLE)}.")
+            fixed = ", ".join(sorted(mask - MUTABLE))
+            raise Refusal("INVALID_ARGUMENT", f"update_mask has fields that cannot be changed: {fixed}.")
         check_etag(fields.get("etag"), secret.etag)
         update(secret, fields, mask, path["location"])
         secret.etag = self.etag()
@@ -325,7 +329,7 @@ class Fake:
         if header.get("alg") != "RS256" or not all(isinstance(claims.get(name), str) for name in ("iss", "aud")):
             raise OAuthRefusal("invalid_grant", "Invalid JWT: needs RS256, iss and aud")
         if not in_time(claims) or claims["exp"] - claims.get("iat", 0) > 3660:
-            raise OAuthRefusal("invalid_grant", "Invalid JWT: iat and exp must be in a reasonable timeframe, of one hour at most")
+            raise OAuthRefusal("invalid_grant", "Invalid JWT: iat and exp must be in a reasonable timeframe (one hour)")
         if not claims["aud"].endswith("/token"):
             raise OAuthRefusal("invalid_grant", "Invalid JWT: aud must be the token endpoint")
         if not claims.get("scope"):
@@ -366,7 +370,8 @@ class Fake:
         """A federated identity's way to a service account's rights."""
         self.authenticate(request)
         if self.options.service_account and email not in self.options.service_account:
-            raise Refusal("PERMISSION_DENIED", "Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist).")
+            denied = "Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist)."
+            raise Refusal("PERMISSION_DENIED", denied, "IAM_PERMISSION_DENIED")
         token = self.issue()
         return {"accessToken": token["access_token"], "expireTime": now(token["expires_in"])}
 
@@ -403,7 +408,8 @@ def level(path: re.Match[str]) -> str:
 
 def number_of(project: str) -> str:
     """The project's number: answers name resources by it, whichever way they were asked for."""
-    return project if project.isdigit() else str(10**11 + int(hashlib.sha256(project.encode()).hexdigest(), 16) % 10**11)
+    digest = int(hashlib.sha256(project.encode()).hexdigest(), 16)
+    return project if project.isdigit() else str(10**11 + digest % 10**11)
 
 
 def now(later: float = 0) -> str:
@@ -438,6 +444,13 @@ def refuse_unknown(value: dict[str, Any], known: Iterable[str] | None) -> None:
         raise Refusal("INVALID_ARGUMENT", f'Invalid JSON payload received. Unknown name "{name}": Cannot find field.')
 
 
+def message(value: Any) -> dict[str, Any]:
+    """A field that is an object itself; absent is empty."""
+    if not isinstance(value or {}, dict):
+        raise Refusal("INVALID_ARGUMENT", "Invalid JSON payload received. Expected an object.")
+    return value or {}
+
+
 def secret_fields(fields: dict[str, Any]) -> dict[str, Any]:
     fields = {camel(name): value for name, value in fields.items()}
     refuse_unknown(fields, SECRET_FIELDS)
@@ -455,7 +468,7 @@ def update(secret: Secret, fields: dict[str, Any], mask: set[str], location: str
     if "annotations" in mask:
         changes["annotations"] = annotations(fields.get("annotations") or {})
     if "versionAliases" in mask:
-        changes["aliases"] = aliases(secret, fields.get("versionAliases") or {})
+        changes["aliases"] = aliases(secret, message(fields.get("versionAliases")))
     if "customerManagedEncryption" in mask:
         changes["encryption"] = regional_encryption(fields.get("customerManagedEncryption"), location)
     for name, value in changes.items():
@@ -476,8 +489,8 @@ def labels(value: Any) -> dict[str, str]:
     if not good:
         raise Refusal(
             "INVALID_ARGUMENT",
-            "labels: at most 64; keys of 1 to 63 and values of up to 63 characters, lower-case letters, digits, '_' and "
-            "'-' only; keys start with a letter.",
+            "labels: at most 64; keys of 1 to 63 and values of up to 63 characters: lower-case letters, digits, '_' "
+            "and '-' only; keys start with a letter.",
         )
     return value
 
@@ -495,7 +508,8 @@ def annotations(value: Any) -> dict[str, str]:
     value = strings("annotations", value)
     for key in value:
         if not ANNOTATION_KEY.fullmatch(key):
-            raise Refusal("INVALID_ARGUMENT", f"annotation key [{key}] must have 1 to 63 letters, digits, '-', '_' and '.', and begin and end with a letter or digit.")
+            rule = "must have 1 to 63 letters, digits, '-', '_' and '.', and begin and end with a letter or digit."
+            raise Refusal("INVALID_ARGUMENT", f"annotation key [{key}] {rule}")
     if sum(len(key.encode()) + len(text.encode()) for key, text in value.items()) >= MAX_ANNOTATIONS:
         raise Refusal("INVALID_ARGUMENT", "annotations: the total size of keys and values must be less than 16 KiB.")
     return value
@@ -521,9 +535,9 @@ def replication(fields: dict[str, Any], regional: bool) -> dict[str, Any] | None
     if not isinstance(value, dict) or len(value) != 1 or not value.keys() <= {"automatic", "userManaged"}:
         raise Refusal("INVALID_ARGUMENT", "replication must be set: automatic or userManaged.")
     if "automatic" in value:
-        check_key((value["automatic"] or {}).get("customerManagedEncryption"), "global")
+        check_key(message(value["automatic"]).get("customerManagedEncryption"), "global")
         return value
-    replicas = (value["userManaged"] or {}).get("replicas") or []
+    replicas = [message(replica) for replica in message(value["userManaged"]).get("replicas") or []]
     places = [replica.get("location") for replica in replicas]
     if not places or not all(places) or len(set(places)) != len(places):
         raise Refusal("INVALID_ARGUMENT", "replication.userManaged needs replicas, each in another location.")
@@ -545,9 +559,10 @@ def regional_encryption(value: Any, location: str | None) -> dict[str, str] | No
 def check_key(value: Any, location: str) -> None:
     if value is None:
         return
-    key = KMS_KEY.fullmatch(value.get("kmsKeyName", ""))
+    key = KMS_KEY.fullmatch(str(message(value).get("kmsKeyName", "")))
     if not key or key["location"] != location:
-        raise Refusal("INVALID_ARGUMENT", f"kmsKeyName must be projects/*/locations/{location}/keyRings/*/cryptoKeys/*.")
+        form = f"projects/*/locations/{location}/keyRings/*/cryptoKeys/*"
+        raise Refusal("INVALID_ARGUMENT", f"kmsKeyName must be {form}.")
 
 
 def encryption_key(secret: Secret) -> str | None:
@@ -572,13 +587,14 @@ def version_encryption(secret: Secret, version: Version) -> dict[str, Any]:
 
 def payload(fields: dict[str, Any]) -> tuple[bytes, bool]:
     refuse_unknown(fields, {"parent", "payload"})
-    value = fields.get("payload") or {}
+    value = message(fields.get("payload"))
     refuse_unknown(value, {"data", "dataCrc32c"})
     try:
         data = unpadded(value.get("data") or "")
         given = int(value["dataCrc32c"]) if "dataCrc32c" in value else None
     except (ValueError, binascii.Error, AttributeError, TypeError):
-        raise Refusal("INVALID_ARGUMENT", "Invalid value at 'payload': data must be base64, dataCrc32c a number.") from None
+        wrong = "Invalid value at 'payload': data must be base64, dataCrc32c a number."
+        raise Refusal("INVALID_ARGUMENT", wrong) from None
     if not data:
         raise Refusal("INVALID_ARGUMENT", "Secret Payload cannot be empty.")
     if len(data) > MAX_PAYLOAD:
@@ -605,7 +621,7 @@ def find_version(secret: Secret, name: str, aliases: bool) -> Version:
 
 def check_etag(given: str | None, current: str) -> None:
     if given and given != current:
-        raise Refusal("FAILED_PRECONDITION", "The etag provided in the request does not match the resource's current etag.")
+        raise Refusal("FAILED_PRECONDITION", "The etag of the request does not match that of the resource.")
 
 
 def version_name(secret: Secret, version: Version) -> str:
@@ -669,14 +685,15 @@ def crc32c_table() -> list[int]:
 
 def main() -> None:
     parser = arguments("A fake of Google Secret Manager.")
-    parser.add_argument("--project", action="append", default=[], help="exists, may be repeated; default: every project")
-    parser.add_argument("--permissions", type=names, help="what callers may do, for example secretmanager.secrets.get; default: all")
-    parser.add_argument("--token", help="the access token that is accepted and handed out; default: see --issued-tokens")
-    parser.add_argument("--issued-tokens", action="store_true", help="accept handed-out access tokens only; default: all, or none")
+    parser.add_argument("--project", action="append", default=[], help="exists; repeatable; default: every one")
+    parser.add_argument("--permissions", type=names, help="what callers may do, by name; default: all")
+    # With none of the next three, everybody may do everything.
+    parser.add_argument("--token", help="the one access token, accepted and handed out")
+    parser.add_argument("--issued-tokens", action="store_true", help="accept the access tokens that were handed out")
+    parser.add_argument("--service-account", action="append", default=[], help="exists, signs tokens; repeatable")
     parser.add_argument("--token-lifetime", type=int, default=3599, help="of handed-out access tokens, in seconds")
-    parser.add_argument("--service-account", action="append", default=[], help="exists, and may sign its own access tokens; may be repeated")
-    parser.add_argument("--workload-audience", help="the workload identity provider that exists (//iam.googleapis.com/…)")
-    parser.add_argument("--subject-audience", help="the aud that subject tokens must have; default: the provider's name")
+    parser.add_argument("--workload-audience", help="the workload identity provider that exists; default: every one")
+    parser.add_argument("--subject-audience", help="the aud of subject tokens; default: the provider's name")
     parser.add_argument("--subject", help="the sub that subject tokens must have")
     parser.add_argument("--page-size", type=int, default=10, help="of lists whose client leaves it open")
     options = parser.parse_args()

@@ -16,7 +16,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
-from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceExistsError, ResourceNotFoundError
+from azure.core.exceptions import (
+    ClientAuthenticationError,
+    HttpResponseError,
+    ResourceExistsError,
+    ResourceNotFoundError,
+)
 from azure.identity import ClientAssertionCredential, ClientSecretCredential
 from azure.keyvault.secrets import SecretClient
 from cryptography import x509
@@ -121,7 +126,8 @@ class Secrets(unittest.TestCase):
         self.assertEqual(("application/jwt", True), (read.properties.content_type, read.properties.enabled))
         self.assertEqual(written.properties.version, read.properties.version)
         self.assertRegex(read.properties.version, "^[0-9a-f]{32}$")
-        self.assertEqual(("Recoverable+Purgeable", 90), (read.properties.recovery_level, read.properties.recoverable_days))
+        recovery = (read.properties.recovery_level, read.properties.recoverable_days)
+        self.assertEqual(("Recoverable+Purgeable", 90), recovery)
         self.assertEqual(f"{self.vault.url}/secrets/value/{read.properties.version}", read.id)
 
     def test_names_are_case_insensitive(self) -> None:
@@ -149,7 +155,8 @@ class Secrets(unittest.TestCase):
                 api.set_secret(f"listed-{number:02}", "x")
             pages = [list(page) for page in api.list_properties_of_secrets().by_page()]
             self.assertEqual([25, 5], [len(page) for page in pages])
-            self.assertEqual([f"listed-{number:02}" for number in range(30)], [item.name for page in pages for item in page])
+            names = [item.name for page in pages for item in page]
+            self.assertEqual([f"listed-{number:02}" for number in range(30)], names)
             pages = list(api.list_properties_of_secrets(max_page_size=7).by_page())
             self.assertEqual(5, len(pages))
             with self.assertRaises(HttpResponseError):

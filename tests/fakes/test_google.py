@@ -202,8 +202,8 @@ class Secrets(unittest.TestCase):
             for place in ("europe-west3", "europe-west4")
         ]
         create(self.api, "replicated", replication={"user_managed": {"replicas": places}})
-        status = add(self.api, "replicated", b"x").replication_status
-        self.assertEqual(["europe-west3", "europe-west4"], [replica.location for replica in status.user_managed.replicas])
+        replicas = add(self.api, "replicated", b"x").replication_status.user_managed.replicas
+        self.assertEqual(["europe-west3", "europe-west4"], [replica.location for replica in replicas])
         encrypted = {"automatic": {"customer_managed_encryption": {"kms_key_name": key.format("global")}}}
         create(self.api, "encrypted", replication=encrypted)
         used = add(self.api, "encrypted", b"x").replication_status.automatic.customer_managed_encryption
@@ -220,8 +220,8 @@ class Secrets(unittest.TestCase):
 
     def test_what_breaks_a_rule_is_refused(self) -> None:
         create(self.api, "rules")
-        mib = {"data": b"x" * (64 * 1024 + 1)}
         mask = {"paths": ["replication"]}
+        payload = lambda **fields: self.api.add_secret_version(parent=f"{PROJECT}/secrets/rules", payload=fields)
         for name, call in {
             "name": lambda: create(self.api, "a.b"),
             "long name": lambda: create(self.api, "a" * 256),
@@ -230,11 +230,9 @@ class Secrets(unittest.TestCase):
             "labels": lambda: create(self.api, "labels", labels={f"l{number}": "" for number in range(65)}),
             "annotation": lambda: create(self.api, "annotation", annotations={"a/b": "x"}),
             "annotations": lambda: create(self.api, "annotations", annotations={"a": "x" * 16384}),
-            "large": lambda: self.api.add_secret_version(parent=f"{PROJECT}/secrets/rules", payload=mib),
+            "large": lambda: payload(data=b"x" * (64 * 1024 + 1)),
             "empty": lambda: add(self.api, "rules", b""),
-            "checksum": lambda: self.api.add_secret_version(
-                parent=f"{PROJECT}/secrets/rules", payload={"data": b"x", "data_crc32c": 1}
-            ),
+            "checksum": lambda: payload(data=b"x", data_crc32c=1),
             "mask": lambda: self.api.update_secret(secret={"name": f"{PROJECT}/secrets/rules"}, update_mask=mask),
         }.items():
             with self.subTest(name), self.assertRaises(exceptions.BadRequest) as raised:
