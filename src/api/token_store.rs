@@ -59,9 +59,14 @@ pub struct TokenStoreSpec {
     /// AWS Secrets Manager.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aws_secrets_manager: Option<AwsSecretsManager>,
+
+    /// Azure Key Vault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure_key_vault: Option<AzureKeyVault>,
 }
 
-const ONE_PROVIDER: &str = "[has(self.hashicorpVault), has(self.awsSecretsManager)].filter(there, there).size() == 1";
+const ONE_PROVIDER: &str = "[has(self.hashicorpVault), has(self.awsSecretsManager), \
+     has(self.azureKeyVault)].filter(there, there).size() == 1";
 
 /// Which namespaces may use an object.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -237,6 +242,52 @@ pub struct AwsAccessKey {
     /// The session token of temporary credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_token: Option<SecretKeyRef>,
+}
+
+/// Azure Key Vault. The secret's value is the token; its expiry is that of the token.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.auth) || has(self.tenantId) && has(self.clientId)").message("tenantId and clientId are needed with auth"))]
+#[x_kube(validation = Rule::new("!has(self.authorityHost) || has(self.auth)").message("authorityHost goes with auth only"))]
+pub struct AzureKeyVault {
+    /// The vault, for example `https://tokens.vault.azure.net`.
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^https://[^/?#@]+/?$"))]
+    pub vault_url: String,
+    /// The Microsoft Entra tenant (directory) of the application: its id, or one of its domains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[0-9A-Za-z.-]+$"))]
+    pub tenant_id: Option<String>,
+    /// The application (client) id to log in as. Without auth: that of the managed identity to use, if the operator's
+    /// pod has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[0-9A-Za-z-]+$"))]
+    pub client_id: Option<String>,
+    /// The certificates (PEM) to trust, of the vault and of authorityHost. Default: the operator's own list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_bundle: Option<SecretKeyRef>,
+    /// Where access tokens come from, with auth. Default: `https://login.microsoftonline.com`; sovereign clouds have
+    /// their own, for example `https://login.microsoftonline.us`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^https://[^/?#@]+/?$"))]
+    pub authority_host: Option<String>,
+    /// Whose credentials are used. Default: the operator's own (workload identity or managed identity of its pod), in the
+    /// operator's namespace only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<AzureAuth>,
+}
+
+/// How to log in to Microsoft Entra ID: exactly one way.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.secretRef) != has(self.serviceAccountRef)").message("name exactly one of secretRef and serviceAccountRef"))]
+pub struct AzureAuth {
+    /// With a client secret of the application.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretKeyRef>,
+    /// With a ServiceAccount's token (workload identity). The application needs a federated credential with the cluster's
+    /// issuer, the subject `system:serviceaccount:<namespace>:<name>` and the audience `api://AzureADTokenExchange`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account_ref: Option<ServiceAccountRef>,
 }
 
 /// What the operator found out about the store. Written by the operator alone.

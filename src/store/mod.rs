@@ -14,12 +14,14 @@ use aws_lc_rs::digest::SHA256;
 use crate::api::Seconds;
 use crate::token::Token;
 
+pub mod azure_key_vault;
 pub mod identity;
 mod mark;
 pub mod memory;
 pub mod network;
 pub mod registry;
 
+pub use azure_key_vault::KeyVault;
 pub use identity::{Credential, Identity};
 pub use mark::{Mark, Owner, UNMARKED};
 pub use memory::Memory;
