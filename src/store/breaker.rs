@@ -14,19 +14,17 @@ pub(super) struct Breaker {
     down: Option<Down>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Down {
-    cause: Cause,
-    message: String,
+/// Why no calls are made on an account's behalf. What it says stays the same while an outage lasts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Down {
+    /// It does not answer; it may pass by itself.
+    Outage(StoreError),
+    /// It cannot be opened: its credentials or its spec are wrong, and somebody must act.
+    Unusable(StoreError),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    /// It does not answer.
-    Outage,
-    /// It cannot be opened: its credentials or its spec are wrong.
-    Unusable,
-}
+/// The reason of errors that say that no call was made because the store is known not to answer: nobody's failure.
+pub const STORE_DOWN: &str = "StoreDown";
 
 /// What an attempt came to.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +41,10 @@ impl Breaker {
     /// Takes what an attempt came to. `id`: the store, for people.
     pub(super) fn record(&mut self, id: &str, attempt: Attempt) {
         match attempt {
-            Attempt::Opening(error) if !error.is_retryable() => self.set(Cause::Unusable, id, error),
+            Attempt::Opening(error) if !error.is_retryable() => {
+                let message = format!("TokenStore {id} cannot be opened: {}", error.message);
+                self.down = Some(Down::Unusable(StoreError { message, ..error.clone() }));
+            }
             Attempt::Opening(error) | Attempt::Call(Some(error)) | Attempt::Check(Some(error)) => match error.kind {
                 ErrorKind::Unavailable => self.missed(id, error),
                 // It asks for patience, so it is there; but whether it works is not known.
@@ -54,20 +55,16 @@ impl Breaker {
         }
     }
 
-    /// Why no calls are made, for people; it stays the same while an outage lasts.
-    pub(super) fn down(&self) -> Option<&str> {
-        self.down.as_ref().map(|down| down.message.as_str())
-    }
-
-    /// Whether it is down because it does not answer.
-    pub(super) fn is_outage(&self) -> bool {
-        self.down.as_ref().is_some_and(|down| down.cause == Cause::Outage)
+    /// Whether it is down.
+    pub(super) fn down(&self) -> Option<&Down> {
+        self.down.as_ref()
     }
 
     fn missed(&mut self, id: &str, error: &StoreError) {
         self.failures = self.failures.saturating_add(1);
-        if self.failures >= FAILURES {
-            self.set(Cause::Outage, id, error);
+        if self.failures >= FAILURES && !matches!(self.down, Some(Down::Outage(_))) {
+            let message = format!("TokenStore {id} is down ({error}); it is tried about once a minute");
+            self.down = Some(Down::Outage(StoreError::new(ErrorKind::Unavailable, STORE_DOWN, message)));
         }
     }
 
@@ -78,16 +75,14 @@ impl Breaker {
             self.down = None;
         }
     }
+}
 
-    fn set(&mut self, cause: Cause, id: &str, error: &StoreError) {
-        if cause == Cause::Outage && self.down.as_ref().is_some_and(|down| down.cause == cause) {
-            return;
+impl Down {
+    /// What a call ends with that is not made.
+    pub(super) fn error(&self) -> &StoreError {
+        match self {
+            Self::Outage(error) | Self::Unusable(error) => error,
         }
-        let message = match cause {
-            Cause::Outage => format!("TokenStore {id} is down ({error}); it is tried about once a minute"),
-            Cause::Unusable => format!("TokenStore {id} cannot be opened: {error}"),
-        };
-        self.down = Some(Down { cause, message });
     }
 }
 
@@ -112,14 +107,14 @@ mod tests {
                 },
             );
         }
-        breaker.down().map(str::to_owned)
+        breaker.down().map(|down| down.error().to_string())
     }
 
     const MISS: Option<(ErrorKind, &str)> = Some((Unavailable, "no answer"));
 
     #[test]
     fn three_calls_in_a_row_without_answer_bring_it_down() {
-        let down = "TokenStore platform/vault is down (Reason: no answer); it is tried about once a minute";
+        let down = "StoreDown: TokenStore platform/vault is down (Reason: no answer); it is tried about once a minute";
         let other = Some((Unavailable, "another text"));
         let answers = [None, Some((Denied, "")), Some((NotFound, "")), Some((Invalid, "")), Some((Conflict, ""))];
         assert_eq!(after(&[('c', MISS), ('c', MISS)]), None);
@@ -150,7 +145,7 @@ mod tests {
     #[test]
     fn a_store_that_cannot_be_opened_is_down_at_once_and_says_the_latest_reason() {
         let wrong = |message| ('o', Some((Denied, message)));
-        let told = |message: &str| Some(format!("TokenStore platform/vault cannot be opened: Reason: {message}"));
+        let told = |message: &str| Some(format!("Reason: TokenStore platform/vault cannot be opened: {message}"));
         assert_eq!(after(&[wrong("no Secret")]), told("no Secret"));
         assert_eq!(after(&[wrong("no Secret"), wrong("no key")]), told("no key"));
         assert_eq!(after(&[wrong("no Secret"), ('k', None)]), None);

@@ -206,14 +206,11 @@ impl Registry {
 }
 
 fn finding(slot: &Slot) -> Option<Finding> {
-    let last = slot.checked().last.clone();
-    match (last, slot.guard.down()) {
-        (Some(Err(error)), _) if !error.is_retryable() => Some(Finding::Failed(error)),
-        (_, Some(message)) => Some(Finding::Down(message)),
-        (Some(Err(error)), None) => Some(Finding::Failed(error)),
-        (Some(Ok(())), None) => Some(Finding::Good),
-        (None, None) => None,
+    if let Some(down) = slot.guard.down() {
+        return Some(Finding::Failed(down.error().clone()));
     }
+    let last = slot.checked().last.clone()?;
+    Some(last.err().map_or(Finding::Good, Finding::Failed))
 }
 
 /// Whether the finalizer is to be added (`true`) or removed; `None`: it is right as it is.

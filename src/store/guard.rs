@@ -7,11 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
-use super::breaker::{Attempt, Breaker};
+use super::breaker::{Attempt, Breaker, Down, STORE_DOWN};
 use super::{ErrorKind, StoreError};
-
-/// The reason of errors that say that no call was made because the store is known to be down: nobody's failure.
-pub const STORE_DOWN: &str = "StoreDown";
 
 /// The guard of one store.
 #[derive(Debug)]
@@ -57,17 +54,17 @@ impl Guard {
 
     /// Fails if the store is known to be down.
     pub(super) fn up(&self) -> Result<(), StoreError> {
-        self.down().map_or(Ok(()), |message| Err(StoreError::new(ErrorKind::Unavailable, STORE_DOWN, message)))
+        self.down().map_or(Ok(()), |down| Err(down.error().clone()))
     }
 
     /// Why no calls are made by accounts.
-    pub(super) fn down(&self) -> Option<String> {
-        self.breaker().down().map(str::to_owned)
+    pub(super) fn down(&self) -> Option<Down> {
+        self.breaker().down().cloned()
     }
 
     /// Whether it is down because it does not answer.
     pub(super) fn is_outage(&self) -> bool {
-        self.breaker().is_outage()
+        matches!(self.down(), Some(Down::Outage(_)))
     }
 
     /// Whether the store went down since this was asked last.
@@ -150,7 +147,7 @@ mod tests {
         let error = waiting.await.unwrap().unwrap_err();
         assert_eq!(error.reason, STORE_DOWN);
         assert!(guard.went_down() && !guard.went_down(), "told once");
-        assert_eq!(guard.turn().await.unwrap_err().message, guard.down().unwrap(), "a stable message");
+        assert_eq!(guard.turn().await.unwrap_err(), error, "a stable message");
     }
 
     #[tokio::test]

@@ -29,8 +29,8 @@ mod slot;
 mod status;
 
 pub use admission::Ambient;
+pub use breaker::STORE_DOWN;
 pub use controller::Users;
-pub use guard::STORE_DOWN;
 pub use identity::{Credential, Identity};
 pub use mark::{Mark, Owner, UNMARKED};
 pub use network::Network;
@@ -167,7 +167,7 @@ pub enum Admission {
     },
     /// It may not, or the path cannot be written in this provider: somebody must act.
     Refused {
-        /// For programs: `NotAllowed`, `StoreNotFound`, `InvalidPath`.
+        /// For programs: `NotAllowed`, `StoreNotFound`, `InvalidPath`, `StoreNotReady`.
         reason: &'static str,
         /// What to do, for people.
         message: String,

@@ -11,12 +11,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::PartialObjectMeta;
 use kube::{Client, Resource};
 
-use super::admission::{Ambient, Refusal, Subject};
+use super::admission::{Ambient, INVALID_PATH, Refusal, STORE_NOT_READY, Subject};
+use super::breaker::Down;
 use super::cluster_identity::ClusterIdentity;
 use super::slot::{Blueprint, Slot};
 use super::status::Timing;
 use super::{Admission, ErrorKind, Held, Network, Open, STORE_DOWN, Store, StoreError, Value, path};
-use crate::api::{AccountId, StoreId, TokenStore};
+use crate::api::{AccountId, Seconds, StoreId, TokenStore};
 use crate::clock;
 use crate::events::Events;
 use crate::metrics::Metrics;
@@ -196,8 +197,9 @@ impl Registry {
         };
         subject.allows(namespace, &labels)?;
         subject.holds(provider, namespace, path)?;
-        match self.slot(&object).ok().and_then(|slot| slot.guard.down()) {
-            Some(message) => down(message),
+        match self.slot(&object)?.guard.down() {
+            Some(Down::Outage(error)) => down(error.message),
+            Some(Down::Unusable(error)) => Err(Refusal::new(STORE_NOT_READY, error.message)),
             None => Ok(Admission::Open { take_over: object.spec.take_over_from.clone().unwrap_or_default() }),
         }
     }
@@ -219,8 +221,7 @@ impl Registry {
             });
         };
         let slot = self.slot(&object).map_err(|refusal| invalid(refusal.of(store)))?;
-        let name = path::name(slot.provider(), path)
-            .map_err(|message| invalid(Refusal::new(super::admission::INVALID_PATH, message)))?;
+        let name = path::name(slot.provider(), path).map_err(|message| invalid(Refusal::new(INVALID_PATH, message)))?;
         Ok((slot, name))
     }
 
@@ -242,7 +243,7 @@ impl Registry {
 
     /// Accounts brought the store down: from now on its check calls it.
     fn went_down(&self, slot: &Slot) {
-        let wait = if slot.guard.is_outage() { self.parts.timing.down } else { crate::api::Seconds(1) };
+        let wait = if slot.guard.is_outage() { self.parts.timing.down } else { Seconds(1) };
         slot.checked().due = Some(clock::now() + wait);
         self.count_down();
         self.queue.add(key(slot.id()));

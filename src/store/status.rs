@@ -11,9 +11,7 @@ use crate::condition::{self, Says};
 pub(super) enum Finding {
     /// Nobody may use it as its spec is.
     Refused(Refusal),
-    /// It is known to be down; for people.
-    Down(String),
-    /// Its last check failed.
+    /// Its last check failed, or it is known to be down.
     Failed(StoreError),
     /// Its last check was good.
     Good,
@@ -79,7 +77,6 @@ fn ready(finding: &Finding) -> (bool, String, String) {
     match finding {
         Finding::Good => (true, "Checked".into(), "credentials and reach are good".into()),
         Finding::Refused(refusal) => (false, refusal.reason.into(), refusal.message.clone()),
-        Finding::Down(message) => (false, super::STORE_DOWN.into(), line(message)),
         Finding::Failed(error) => (false, reason(error), line(&error.message)),
     }
 }
@@ -154,7 +151,6 @@ mod tests {
         for (finding, expected) in [
             (Finding::Good, "True Checked credentials and reach are good"),
             (refused, "False InvalidSpec set spec.pathPrefix"),
-            (Finding::Down("it is down".into()), "False StoreDown it is down"),
             (failed("AccessDenied", "no rights"), "False AccessDenied no rights"),
             (failed("permission denied\n", "two\nlines  here"), "False permissiondenied two lines here"),
             (failed("403", "x"), "False Denied x"),
@@ -172,7 +168,7 @@ mod tests {
         assert_eq!(told(&good, true, 1), "True Deleting it stays until 1 account no longer uses it: team/a0");
         let many = "True Deleting it stays until 5 accounts no longer use it: team/a0, team/a1, team/a2 and 2 more";
         assert_eq!(told(&good, true, 5), many);
-        let down = told(&Finding::Down("it is down".into()), true, 1);
+        let down = told(&failed("StoreDown", "it is down"), true, 1);
         assert_eq!(down, "False Deleting it stays until 1 account no longer uses it: team/a0; it is down");
     }
 
