@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::PartialObjectMeta;
@@ -44,19 +43,7 @@ impl Seen {
 
     /// Why the operator is not ready, if so.
     pub fn trouble(&self) -> Option<String> {
-        let late = |name: &str, silence: Option<Duration>, broken: Option<Duration>| match (silence, broken) {
-            (None, _) => Some(format!("{name} are not listed yet")),
-            (_, Some(broken)) if broken > BROKEN => {
-                Some(format!("the watch of {name} has been broken for {} s", broken.as_secs()))
-            }
-            (Some(silence), _) if silence > SILENT => {
-                Some(format!("the watch of {name} has been silent for {} s", silence.as_secs()))
-            }
-            _ => None,
-        };
-        let (accounts, secrets) = (&self.accounts, &self.secrets);
-        late("accounts", accounts.silence(), accounts.broken_for())
-            .or_else(|| late("secrets", secrets.silence(), secrets.broken_for()))
+        self.accounts.trouble("accounts").or_else(|| self.secrets.trouble("secrets"))
     }
 
     /// Remembers which account the Secret's label names; that account.
@@ -84,9 +71,6 @@ impl Seen {
         labelled.map(|secret| SecretMeta::of(&secret.metadata)).collect()
     }
 }
-
-const BROKEN: Duration = Duration::from_secs(30);
-const SILENT: Duration = Duration::from_secs(150);
 
 impl Ledgers for Seen {
     fn synced(&self) -> bool {

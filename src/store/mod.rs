@@ -13,14 +13,31 @@ use async_trait::async_trait;
 use crate::api::Seconds;
 use crate::token::Token;
 
+mod admission;
+mod breaker;
+pub mod cluster_identity;
+mod controller;
+mod guard;
 pub mod identity;
 mod mark;
 pub mod network;
+pub mod open;
+pub mod path;
+mod provider;
 pub mod registry;
+mod slot;
+mod status;
 
+pub use admission::Ambient;
+pub use breaker::STORE_DOWN;
+pub use controller::Users;
 pub use identity::{Credential, Identity};
 pub use mark::{Mark, Owner, UNMARKED};
 pub use network::Network;
+pub use open::Open;
+pub use provider::Provider;
+pub use registry::Registry;
+pub use status::{TIMING, Timing};
 
 /// What a provider can do with one path. A provider does what it is told: whether a path may be written or deleted was
 /// decided by [`judge`] on what its own [`Store::read`] showed.
@@ -150,7 +167,7 @@ pub enum Admission {
     },
     /// It may not, or the path cannot be written in this provider: somebody must act.
     Refused {
-        /// For programs: `NotAllowed`, `StoreNotFound`, `InvalidPath`.
+        /// For programs: `NotAllowed`, `StoreNotFound`, `InvalidPath`, `StoreNotReady`.
         reason: &'static str,
         /// What to do, for people.
         message: String,
@@ -202,6 +219,20 @@ impl StoreError {
     /// Whether it may pass by itself.
     pub fn is_retryable(&self) -> bool {
         matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Throttled | ErrorKind::Conflict)
+    }
+}
+
+impl ErrorKind {
+    /// As metrics and reasons call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unavailable => "Unavailable",
+            Self::Throttled => "Throttled",
+            Self::Denied => "Denied",
+            Self::NotFound => "NotFound",
+            Self::Invalid => "Invalid",
+            Self::Conflict => "Conflict",
+        }
     }
 }
 
