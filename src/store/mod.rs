@@ -18,11 +18,13 @@ pub mod identity;
 mod mark;
 pub mod memory;
 pub mod network;
+pub mod vault;
 
 pub use identity::{Credential, Identity};
 pub use mark::{Mark, Owner, UNMARKED};
 pub use memory::Memory;
 pub use network::Network;
+pub use vault::Vault;
 
 /// What a provider can do with one path. A provider does what it is told: whether a path may be written or deleted was
 /// decided by [`judge`] on what its own [`Store::read`] showed.

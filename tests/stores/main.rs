@@ -5,9 +5,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bao;
 mod contract;
 mod fault;
 mod memory;
 mod server;
 mod story;
 mod troubles;
+mod vault;
