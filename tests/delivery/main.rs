@@ -76,7 +76,8 @@ impl World {
     }
 
     fn secret(&self, name: &str, key: &str, value: &str) {
-        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {key: value}});
+        let secret =
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {key: value}});
         self.cluster.create(&format!("/api/v1/namespaces/{}/secrets", self.ns), &secret);
     }
 
@@ -143,7 +144,6 @@ fn message(account: &Value) -> String {
 }
 
 fn shared_operator() -> &'static Operator {
-    static SHARED: LazyLock<Operator> =
-        LazyLock::new(|| Operator::start(Plane::shared(), Options::flags(&FLAGS)));
+    static SHARED: LazyLock<Operator> = LazyLock::new(|| Operator::start(Plane::shared(), Options::flags(&FLAGS)));
     &SHARED
 }

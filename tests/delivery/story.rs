@@ -55,7 +55,8 @@ fn wiped_and_changed_paths_are_refilled_with_the_same_token_on_request() {
     world.bao.put(&paths[1], &json!({"token": "stolen", "jti": jti}));
     world.annotate("sync-requested-at", "now");
     let handled = |account: &Value| account["status"]["handledSyncRequest"] == "now";
-    let account = world.wait("the request to be handled", |account| handled(account) && ready(account)["status"] == "True");
+    let account =
+        world.wait("the request to be handled", |account| handled(account) && ready(account)["status"] == "True");
     let token = token(&world.cluster.secret(&world.ns, "cart-token").unwrap());
     for path in &paths {
         assert_eq!(world.bao.data(path).unwrap()["token"], json!(token), "{path}");
