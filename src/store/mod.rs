@@ -14,6 +14,8 @@ use aws_lc_rs::digest::SHA256;
 use crate::api::Seconds;
 use crate::token::Token;
 
+mod aws;
+pub mod aws_secrets_manager;
 pub mod identity;
 mod mark;
 pub mod memory;
