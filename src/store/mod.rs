@@ -15,6 +15,8 @@ use crate::api::Seconds;
 use crate::token::Token;
 
 mod admission;
+mod aws;
+pub mod aws_secrets_manager;
 mod breaker;
 pub mod cluster_identity;
 mod controller;

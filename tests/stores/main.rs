@@ -5,10 +5,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod aws;
 mod bao;
 mod contract;
 mod fault;
 mod memory;
+mod moto;
+mod pages;
+mod secrets_manager;
 mod server;
 mod story;
 mod troubles;
