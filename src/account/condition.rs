@@ -265,7 +265,7 @@ fn delivery(facts: &Facts) -> Option<Verdict> {
         let reason = match error.reason.as_str() {
             SECRET_NOT_OWNED => Reason::SecretNotOwned,
             NOT_OURS => Reason::NotOurs,
-            "NotAllowed" | "StoreNotFound" | "InvalidPath" => Reason::NotAllowed,
+            "NotAllowed" | "AmbientCredentialsNotAllowed" | "StoreNotFound" | "InvalidPath" => Reason::NotAllowed,
             _ => return None,
         };
         Some(Verdict::new(false, reason, error.message.clone()))

@@ -33,7 +33,7 @@ mod slot;
 mod status;
 pub mod vault;
 
-pub use admission::Ambient;
+pub use admission::{Ambient, STORE_NOT_READY};
 pub use breaker::STORE_DOWN;
 pub use controller::Users;
 pub use identity::{Credential, Identity};

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use super::aws_secrets_manager::SecretsManager;
+use super::vault::Vault;
 use super::{ErrorKind, Identity, Network, Store, StoreError};
 use crate::api::TokenStoreSpec;
 
@@ -22,10 +24,17 @@ pub fn providers() -> Open {
 
 async fn open(
     spec: TokenStoreSpec,
-    _identity: Arc<dyn Identity>,
-    _network: Network,
+    identity: Arc<dyn Identity>,
+    network: Network,
 ) -> Result<Box<dyn Store>, StoreError> {
-    match spec {
+    let prefix = spec.path_prefix.as_deref();
+    match &spec {
+        TokenStoreSpec { hashicorp_vault: Some(vault), .. } => {
+            Ok(Box::new(Vault::open(vault, identity, network).await?))
+        }
+        TokenStoreSpec { aws_secrets_manager: Some(aws), .. } => {
+            Ok(Box::new(SecretsManager::open(aws, prefix, identity, network)?))
+        }
         _ => Err(StoreError::new(ErrorKind::Invalid, "InvalidSpec", "spec names no provider that this version knows")),
     }
 }

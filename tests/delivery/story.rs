@@ -137,5 +137,5 @@ fn store_says_whether_it_is_ready() {
         if ready(&store)["status"] == "True" { Ok(()) } else { Err(store["status"].to_string()) }
     });
     let table = world.plane.kubectl_ok(&["-n", &world.ns, "get", "ts"], None);
-    assert!(table.contains("PROVIDER") && table.contains("HashicorpVault") && table.contains("True"), "{table}");
+    assert!(table.contains("PROVIDER") && table.contains("hashicorpVault") && table.contains("True"), "{table}");
 }
