@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::condition::SECRET_NOT_OWNED;
-use super::stores::{NOT_OURS, UNAVAILABLE};
+use super::stores::NOT_OURS;
 use crate::api::{Entry, IssueReason, Phase, TargetError, VirtualAccountStatus};
 use crate::events::{Notice, Severity};
+use crate::store::{STORE_DOWN, STORE_NOT_READY};
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +102,8 @@ fn places(status: &VirtualAccountStatus, jti: &str) -> String {
 fn failed(before: &VirtualAccountStatus, after: &VirtualAccountStatus) -> Vec<Line> {
     let causes = errors(before);
     let new = errors(after).into_iter().filter(|(target, error)| {
-        causes.get(target).is_none_or(|before| before.reason != error.reason) && error.reason != UNAVAILABLE
+        causes.get(target).is_none_or(|before| before.reason != error.reason)
+            && !matches!(error.reason.as_str(), STORE_DOWN | STORE_NOT_READY)
     });
     new.map(|(_, error)| plain(Severity::Warning, failure(&error.reason), "Deliver", error.message.clone())).collect()
 }

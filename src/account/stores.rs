@@ -12,14 +12,12 @@ use crate::api::{
     DeletionPolicy, Entry, Instant, IssueReason, Seconds, SecretStoreStatus, TargetError, VirtualAccountStatus,
 };
 use crate::backoff;
-use crate::store::{Admission, ErrorKind, StoreError};
+use crate::store::{Admission, ErrorKind, STORE_DOWN, STORE_NOT_READY, StoreError};
 
 /// At most this many paths are remembered, those that wait for their cleanup among them.
 pub const MAX_RECORDED: usize = 32;
 /// The error's reason for a path that is somebody else's.
 pub const NOT_OURS: &str = "NotOurs";
-/// The error's reason while a store's breaker is open.
-pub const UNAVAILABLE: &str = "StoreUnavailable";
 
 const TOO_MANY: &str = "TooManyPaths";
 
@@ -134,9 +132,12 @@ fn action(
     let due = check_at(desired, record).is_none_or(|due| now >= due);
     let needless = holds && !due && !leaves && !sync_asked(desired, observed) && record.error.is_none();
     let take_over = match observed.admission(at) {
-        Admission::Refused { reason, message } => return refused(reason, message),
+        Admission::Refused { reason, message } if !needless || *reason != STORE_NOT_READY => {
+            return refused(reason, message);
+        }
         _ if needless => return StoreAction::Keep,
-        Admission::Down { message } => return refused(UNAVAILABLE, message),
+        Admission::Refused { reason, message } => return refused(reason, message),
+        Admission::Down { message } => return refused(STORE_DOWN, message),
         Admission::Open { take_over } => take_over.clone(),
     };
     if observed.is_new_to_stores(at) && observed.unwanted_stores(desired).len() + desired.stores.len() > MAX_RECORDED {
@@ -362,16 +363,16 @@ fn failed(
     error: &StoreError,
     now: Instant,
 ) -> SecretStoreStatus {
+    let said = TargetError { reason: error.reason.clone(), message: error.message.clone() };
+    // Its breaker opened while this path waited: nobody's failure, and the registry says when it is over.
+    if error.reason == STORE_DOWN {
+        return SecretStoreStatus { failures: None, next_attempt_at: None, error: Some(said), ..held };
+    }
     let failures = before.failures.filter(|_| !anew).unwrap_or_default().saturating_add(1);
     let seed = format!("{}{}{}", desired.uid, before.store_ref.name, before.secret_path);
     let delay = backoff::delay(failures.unsigned_abs(), retry_cap(desired), &seed);
     let delay = delay.max(error.retry_after.unwrap_or(Seconds::ZERO).min(retry_cap(desired)));
-    SecretStoreStatus {
-        failures: Some(failures),
-        next_attempt_at: Some(now + delay),
-        error: Some(TargetError { reason: error.reason.clone(), message: error.message.clone() }),
-        ..held
-    }
+    SecretStoreStatus { failures: Some(failures), next_attempt_at: Some(now + delay), error: Some(said), ..held }
 }
 
 fn record_of(at: &StorePath, policy: DeletionPolicy) -> SecretStoreStatus {

@@ -37,7 +37,7 @@ const CONTENT_TYPE: &str = "application/jwt";
 const PROBE: &str = "virtual-account-operator-check";
 /// Of versions, 25 each. More than anybody has.
 const PAGES: usize = 100;
-/// How long to wait before looking again whether a recovery is done.
+/// How long to wait before looking again whether a recovery is done, for half of the time that a call may take.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// A key vault.
@@ -198,7 +198,7 @@ impl Store for KeyVault {
     }
 
     async fn write(&self, path: &str, value: &Value<'_>, over: &Held) -> Result<String, StoreError> {
-        let (name, deadline) = (name(path)?, Instant::now() + self.timeout);
+        let (name, deadline) = (name(path)?, Instant::now() + self.timeout / 2);
         let mut newest = self.newest(name).await?;
         if !newest.is(value) && !newest.still(over) {
             return Err(changed(name));

@@ -12,7 +12,7 @@ HERE = pathlib.Path(__file__).parent
 @contextlib.contextmanager
 def started(script: str, *options: str) -> Iterator[int]:
     """Runs a fake; its port."""
-    command = [sys.executable, str(HERE / script), "--port", "0", *options]
+    command = [sys.executable, "-B", str(HERE / script), "--port", "0", *options]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline()

@@ -255,7 +255,7 @@ class Secrets(unittest.TestCase):
 
 class SlowDeletion(unittest.TestCase):
     def test_deletion_and_recovery_take_a_moment(self) -> None:
-        with vault("--slow-delete", "400") as slow:
+        with vault("--slow-delete", "2000") as slow:
             api = slow.client()
             api.set_secret("slow", "v1")
             poller = api.begin_delete_secret("slow", _polling_interval=0.05)

@@ -5,9 +5,15 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod aws;
+mod bao;
 mod contract;
 mod fault;
 mod memory;
+mod moto;
+mod pages;
+mod secrets_manager;
 mod server;
 mod story;
 mod troubles;
+mod vault;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 // Prints the server's process id and kills it when stdin ends, which it does when this process ends in any way.
 const KEEPER: &str = r#"exec 3<&0; log=$1; shift
 "$@" </dev/null >"$log" 2>&1 3<&- & pid=$!
-echo $pid; exec >/dev/null
+echo $pid; exec >/dev/null 2>&1
 (read -r _ <&3; kill -KILL $pid) & keeper=$!
 exec 3<&-; wait $pid; code=$?; kill $keeper; exit $code"#;
 const START: Duration = Duration::from_secs(30);
@@ -26,9 +26,14 @@ impl Server {
     /// Starts a program of the Python environment on a free port and waits until it takes connections. The port is free
     /// when it is chosen; somebody else may be quicker, so there is a second and a third try.
     pub(crate) fn start(program: &str, arguments: impl Fn(u16) -> Vec<String>) -> Self {
+        Self::start_in(Path::new(env!("CARGO_TARGET_TMPDIR")), program, arguments)
+    }
+
+    /// The same, in a directory where it may leave files.
+    pub(crate) fn start_in(dir: &Path, program: &str, arguments: impl Fn(u16) -> Vec<String>) -> Self {
         let mut seen = String::new();
         for _ in 0..3 {
-            match Self::try_start(program, &arguments) {
+            match Self::try_start(dir, program, &arguments) {
                 Ok(server) => return server,
                 Err(error) => seen = error,
             }
@@ -36,14 +41,15 @@ impl Server {
         panic!("{program} does not start: {seen}");
     }
 
-    fn try_start(program: &str, arguments: &impl Fn(u16) -> Vec<String>) -> Result<Self, String> {
+    fn try_start(dir: &Path, program: &str, arguments: &impl Fn(u16) -> Vec<String>) -> Result<Self, String> {
         let port = free_port();
-        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{program}-{port}.log"));
+        let log = dir.join(format!("{program}-{port}.log"));
         let mut child = Command::new("bash")
             .args(["-c", KEEPER, "keeper"])
             .arg(&log)
             .arg(python().join("bin").join(program))
             .args(arguments(port))
+            .current_dir(dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
