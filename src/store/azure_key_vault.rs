@@ -29,6 +29,7 @@ mod login;
 mod version;
 mod wire;
 
+use error::{Failed, State};
 use login::Login;
 use version::{Newest, Version};
 
@@ -66,16 +67,16 @@ impl KeyVault {
             verify_challenge_resource: Some(!network.allow_local),
             ..SecretClientOptions::default()
         };
-        let client =
-            SecretClient::new(vault.as_str(), Arc::new(login), Some(options)).map_err(|e| error::classify(&e))?;
+        let client = SecretClient::new(vault.as_str(), Arc::new(login), Some(options))
+            .map_err(|error| error::classify(&error))?;
         Ok(Self { client, timeout: network.timeout })
     }
 
     /// One request, with the login before it if one is due.
-    async fn call<T>(&self, request: impl Future<Output = azure_core::Result<T>>) -> Result<T, StoreError> {
+    async fn call<T>(&self, request: impl Future<Output = azure_core::Result<T>>) -> Result<T, Failed> {
         match timeout(self.timeout, request).await {
             Ok(answer) => answer.map_err(|error| error::classify(&error)),
-            Err(_) => Err(error::timeout()),
+            Err(_) => Err(error::timeout().into()),
         }
     }
 
@@ -83,9 +84,9 @@ impl KeyVault {
     async fn newest(&self, name: &str) -> Result<Newest, StoreError> {
         match self.call(self.client.get_secret(name, None)).await {
             Ok(answer) => current(model(answer)?),
-            Err(error) if error.reason == error::DISABLED => Ok(Newest::Disabled),
-            Err(error) if error.reason == error::NOT_FOUND => self.deleted(name).await,
-            Err(error) => Err(error),
+            Err(failed) if failed.is(State::Disabled) => Ok(Newest::Disabled),
+            Err(failed) if failed.is(State::NotFound) => self.deleted(name).await,
+            Err(failed) => Err(failed.into()),
         }
     }
 
@@ -95,8 +96,8 @@ impl KeyVault {
                 let secret = model(answer)?;
                 Ok(Newest::Deleted(Version::new(&secret, secret.attributes.as_ref(), secret.tags.clone())?))
             }
-            Err(error) if error.reason == error::NOT_FOUND => Ok(Newest::Absent),
-            Err(error) => Err(error),
+            Err(failed) if failed.is(State::NotFound) => Ok(Newest::Absent),
+            Err(failed) => Err(failed.into()),
         }
     }
 
@@ -109,8 +110,8 @@ impl KeyVault {
             let page = match self.call(pages.try_next()).await {
                 Ok(Some(page)) => model(page)?,
                 Ok(None) => return Ok(versions),
-                Err(error) if error.reason == error::NOT_FOUND => return Ok(vec![]),
-                Err(error) => return Err(error),
+                Err(failed) if failed.is(State::NotFound) => return Ok(vec![]),
+                Err(failed) => return Err(failed.into()),
             };
             for item in page.value {
                 versions.push(Version::new(&item, item.attributes.as_ref(), item.tags.clone())?);
@@ -123,7 +124,7 @@ impl KeyVault {
     /// Brings a deleted secret back and waits until it can be read: the vault takes its time.
     async fn recover(&self, name: &str, deadline: Instant) -> Result<Newest, StoreError> {
         match self.call(self.client.recover_deleted_secret(name, None)).await {
-            Err(error) if error.reason == error::NOT_FOUND => return Err(changed(name)),
+            Err(failed) if failed.is(State::NotFound) => return Err(changed(name)),
             answer => answer.map(drop)?,
         }
         loop {
@@ -151,8 +152,8 @@ impl KeyVault {
         loop {
             match self.call(self.client.set_secret(name, content(&parameters)?, None)).await {
                 Ok(answer) => return Ok(read_version(&model(answer)?)?.id),
-                Err(error) if error.reason == error::BEING_RECOVERED => pause(name, deadline).await?,
-                Err(error) => return Err(error),
+                Err(failed) if failed.is(State::BeingRecovered) => pause(name, deadline).await?,
+                Err(failed) => return Err(failed.into()),
             }
         }
     }
@@ -168,8 +169,8 @@ impl KeyVault {
         let options = SecretClientUpdateSecretPropertiesOptions { secret_version: version, ..Default::default() };
         match self.call(self.client.update_secret_properties(name, content(&change)?, Some(options))).await {
             // It is gone with all its versions.
-            Err(error) if error.reason == error::NOT_FOUND => Ok(()),
-            answer => answer.map(drop),
+            Err(failed) if failed.is(State::NotFound) => Ok(()),
+            answer => Ok(answer.map(drop)?),
         }
     }
 
@@ -245,15 +246,15 @@ impl Store for KeyVault {
             _ => return Err(changed(name)),
         }
         match self.call(self.client.delete_secret(name, None)).await {
-            Err(error) if error.reason == error::NOT_FOUND || error.reason == error::BEING_DELETED => Ok(()),
-            answer => answer.map(drop),
+            Err(failed) if failed.is(State::NotFound) || failed.is(State::BeingDeleted) => Ok(()),
+            answer => Ok(answer.map(drop)?),
         }
     }
 
     async fn check(&self) -> Result<(), StoreError> {
         match self.call(self.client.get_secret(PROBE, None)).await {
-            Err(error) if error.reason == error::NOT_FOUND || error.reason == error::DISABLED => Ok(()),
-            answer => answer.map(drop),
+            Err(failed) if failed.is(State::NotFound) || failed.is(State::Disabled) => Ok(()),
+            answer => Ok(answer.map(drop)?),
         }
     }
 }

@@ -113,7 +113,8 @@ class Fake:
         self.lock = threading.Lock()
         # By lower-case name: names are case-insensitive.
         self.secrets: dict[str, Secret] = {}
-        self.issued: dict[str, float] = {}
+        # Access tokens: when each ends, and whose it is.
+        self.issued: dict[str, tuple[float, str]] = {}
 
     def answer(self, request: Request) -> Reply:
         with self.lock:
@@ -138,15 +139,15 @@ class Fake:
             raise Refusal(405, "MethodNotAllowed", "The request method is not allowed on this path.")
         if path["name"] and not NAME.fullmatch(path["name"]):
             raise Refusal(400, "BadParameter", f"The request URI contains an invalid name: {path['name']}")
-        permission, run = operation
-        self.authorize(permission)
+        permission, action, run = operation
+        self.authorize(request, permission, action)
         body = run(self, request, path)
         return Reply(204 if body is None else 200, body)
 
     def challenge(self, request: Request) -> Reply | None:
         """The answer to a request without a good access token: where to get one. It comes before anything else."""
         token = request.bearer()
-        if token and self.issued.get(token, 0) > time.time():
+        if token and self.issued.get(token, (0, ""))[0] > time.time():
             return None
         missing = "AKV10000: Request is missing a Bearer or PoP token."
         message = missing if token is None else "The access token is invalid."
@@ -154,10 +155,18 @@ class Fake:
         header = f'Bearer authorization="{authority}", resource="{RESOURCE}"'
         return Reply(401, {"error": {"code": "Unauthorized", "message": message}}, {"WWW-Authenticate": header})
 
-    def authorize(self, permission: str) -> None:
-        allowed = self.options.permissions
-        if allowed is not None and permission not in allowed:
-            message = f"Caller is not authorized to perform action on resource. Action: '{permission}'."
+    def authorize(self, request: Request, permission: str, action: str) -> None:
+        """Access policies know permissions, RBAC knows data actions; either is enough for what the options leave out."""
+        options = self.options
+        client = self.issued[request.bearer() or ""][1]
+        if options.limited and client != options.limited:
+            return
+        if options.permissions is not None and permission not in options.permissions:
+            message = f"The user, group or application does not have secrets {permission} permission on key vault."
+            raise Refusal(403, "Forbidden", message, "ForbiddenByPolicy")
+        action = f"Microsoft.KeyVault/vaults/secrets/{action}"
+        if options.data_actions is not None and action not in options.data_actions:
+            message = f"Caller is not authorized to perform action on resource.\r\nAction: '{action}'"
             raise Refusal(403, "Forbidden", message, "ForbiddenByRbac")
 
     def set_secret(self, request: Request, path: re.Match[str]) -> dict[str, Any]:
@@ -367,24 +376,24 @@ class Fake:
         }
         parts = [encoded({"typ": "JWT", "alg": "RS256"}), encoded(claims), secrets.token_urlsafe(256)]
         token = ".".join(parts)
-        self.issued[token] = claims["exp"]
+        self.issued[token] = (claims["exp"], client)
         return token
 
 
-# By method, collection and what of it; with the permission of the vault that it needs.
-OPERATIONS: dict[tuple[str, str, str], tuple[str, Callable[..., dict[str, Any] | None]]] = {
-    ("GET", "secrets", "all"): ("list", Fake.list_secrets),
-    ("PUT", "secrets", "name"): ("set", Fake.set_secret),
-    ("GET", "secrets", "name"): ("get", Fake.get_secret),
-    ("GET", "secrets", "version"): ("get", Fake.get_secret),
-    ("PATCH", "secrets", "name"): ("set", Fake.patch_secret),
-    ("PATCH", "secrets", "version"): ("set", Fake.patch_secret),
-    ("DELETE", "secrets", "name"): ("delete", Fake.delete_secret),
-    ("GET", "secrets", "versions"): ("list", Fake.list_versions),
-    ("GET", "deletedsecrets", "all"): ("list", Fake.list_deleted),
-    ("GET", "deletedsecrets", "name"): ("get", Fake.get_deleted),
-    ("DELETE", "deletedsecrets", "name"): ("purge", Fake.purge),
-    ("POST", "deletedsecrets", "recover"): ("recover", Fake.recover),
+# By method, collection and what of it; with the permission of access policies and the data action of RBAC that it needs.
+OPERATIONS: dict[tuple[str, str, str], tuple[str, str, Callable[..., dict[str, Any] | None]]] = {
+    ("GET", "secrets", "all"): ("list", "readMetadata/action", Fake.list_secrets),
+    ("PUT", "secrets", "name"): ("set", "setSecret/action", Fake.set_secret),
+    ("GET", "secrets", "name"): ("get", "getSecret/action", Fake.get_secret),
+    ("GET", "secrets", "version"): ("get", "getSecret/action", Fake.get_secret),
+    ("PATCH", "secrets", "name"): ("set", "update/action", Fake.patch_secret),
+    ("PATCH", "secrets", "version"): ("set", "update/action", Fake.patch_secret),
+    ("DELETE", "secrets", "name"): ("delete", "delete", Fake.delete_secret),
+    ("GET", "secrets", "versions"): ("list", "readMetadata/action", Fake.list_versions),
+    ("GET", "deletedsecrets", "all"): ("list", "readMetadata/action", Fake.list_deleted),
+    ("GET", "deletedsecrets", "name"): ("get", "readMetadata/action", Fake.get_deleted),
+    ("DELETE", "deletedsecrets", "name"): ("purge", "purge/action", Fake.purge),
+    ("POST", "deletedsecrets", "recover"): ("recover", "recover/action", Fake.recover),
 }
 
 
@@ -525,6 +534,8 @@ def main() -> None:
     parser.add_argument("--subject", help="the sub that federated tokens must have; default: any")
     parser.add_argument("--token-lifetime", type=int, default=3599, help="of access tokens, in seconds")
     parser.add_argument("--permissions", type=names, help="what callers may do: get,list,set,…; default: all")
+    parser.add_argument("--data-actions", type=names, help="the same in terms of RBAC: full names; default: all")
+    parser.add_argument("--limited", metavar="CLIENT", help="the application that this limits; default: every one")
     parser.add_argument("--slow-delete", type=int, default=0, metavar="MS", help="how long deletion and recovery take")
     options = parser.parse_args()
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

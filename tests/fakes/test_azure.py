@@ -4,10 +4,8 @@ ones give."""
 import base64
 import contextlib
 import datetime
-import ipaddress
 import json
 import logging
-import pathlib
 import ssl
 import tempfile
 import time
@@ -24,12 +22,9 @@ from azure.core.exceptions import (
 )
 from azure.identity import ClientAssertionCredential, ClientSecretCredential
 from azure.keyvault.secrets import SecretClient
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from started import started
+from tls import Tls
 
 TENANT = "00000000-0000-0000-0000-000000000001"
 SECRET = "the-client-secret"
@@ -37,34 +32,6 @@ UTC = datetime.timezone.utc
 
 # Refusals are expected here: the clients need not report them.
 logging.getLogger("azure").setLevel(logging.CRITICAL)
-
-
-class Tls:
-    """A self-signed certificate for loopback, in a directory of its own."""
-
-    def __init__(self, directory: str):
-        self.cert, self.key = (str(pathlib.Path(directory) / name) for name in ("cert.pem", "key.pem"))
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fake vault")])
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        now = datetime.datetime.now(UTC)
-        cert = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .sign(key, hashes.SHA256())
-        )
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        pathlib.Path(self.cert).write_bytes(cert.public_bytes(serialization.Encoding.PEM))
-        pathlib.Path(self.key).write_bytes(private)
 
 
 class Vault:
@@ -335,7 +302,19 @@ class Access(unittest.TestCase):
             api.set_secret("a", "x")
             with self.assertRaises(HttpResponseError) as raised:
                 api.get_secret("a")
+            self.assertEqual((403, "ForbiddenByPolicy"), (raised.exception.status_code, inner(raised.exception)))
+
+    def test_a_missing_data_action_is_named(self) -> None:
+        actions = "Microsoft.KeyVault/vaults/secrets/setSecret/action"
+        with vault("--data-actions", actions, "--limited", "an-application") as some:
+            api = some.client()
+            api.set_secret("mine", "v")
+            with self.assertRaises(HttpResponseError) as raised:
+                api.get_secret("mine")
             self.assertEqual((403, "ForbiddenByRbac"), (raised.exception.status_code, inner(raised.exception)))
+        with vault("--data-actions", actions, "--limited", "another-application") as some:
+            some.client().set_secret("mine", "v")
+            self.assertEqual("v", some.client().get_secret("mine").value)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use http::Method;
 use virtual_account_operator::store::{ErrorKind, Presence, Store, UNMARKED, Verdict};
 
+use super::fake::Certificate;
 use super::fault::{Errors, IsWrite};
 use super::story::{Issued, issued, issued_to};
 
@@ -20,8 +21,13 @@ pub(crate) trait Instance: Send + Sync {
     /// The store as it is opened under other circumstances; `None`: the provider does not know them.
     async fn open_as(&self, how: Opening) -> Option<Box<dyn Store>>;
 
-    /// Where the server listens for plain http, so that something can be put before it.
+    /// Where the server listens, so that something can be put before it.
     fn server(&self) -> Option<String> {
+        None
+    }
+
+    /// Of a server that speaks TLS.
+    fn certificate(&self) -> Option<&Certificate> {
         None
     }
 
@@ -338,7 +344,7 @@ macro_rules! contract {
     };
 }
 
-/// One test a clause about failures, for a provider with a server over plain http.
+/// One test a clause about failures, for a provider with a server.
 macro_rules! troubles {
     ($instance:expr) => {
         crate::contract::clauses! { $instance => troubles:

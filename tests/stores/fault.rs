@@ -1,4 +1,4 @@
-//! A layer of faults before any server that speaks plain http: it passes requests on, or does what it was told to do
+//! A layer of faults before any server over http, or over TLS with the server's own certificate: it passes requests on, or does what it was told to do
 //! instead. It ends with the test's runtime.
 
 use std::collections::VecDeque;
@@ -19,6 +19,9 @@ use axum::serve::{IncomingStream, Listener};
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::fake::Certificate;
 
 const LIMIT: usize = 1 << 20;
 
@@ -44,7 +47,7 @@ pub(crate) type Errors = fn(u16) -> &'static str;
 
 /// The layer.
 pub(crate) struct Faults {
-    address: SocketAddr,
+    address: String,
     shared: Arc<Shared>,
 }
 
@@ -66,23 +69,28 @@ struct Plan {
 }
 
 impl Faults {
-    /// Before a server (`http://127.0.0.1:1234`); everything passes.
-    pub(crate) async fn before(server: String, is_write: IsWrite, errors: Errors) -> Self {
-        let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    /// Before a server (`http://127.0.0.1:1234`); everything passes. With a certificate, both sides speak TLS with it.
+    pub(crate) async fn before(server: String, is_write: IsWrite, errors: Errors, tls: Option<&Certificate>) -> Self {
+        let mut client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        if let Some(tls) = tls {
+            client = client.tls_certs_only([tls.trusted()]);
+        }
         let plan = Mutex::new(Plan { writes: false, next: VecDeque::new(), then: Fault::Pass });
         let client = client.build().expect("a plain client");
         let shared = Arc::new(Shared { server, is_write, errors, client, plan, requests: AtomicUsize::new(0) });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let address = format!("{scheme}://{}", listener.local_addr().expect("it is bound"));
         let app = Router::new().fallback(handle).with_state(Arc::clone(&shared));
         let service = app.into_make_service_with_connect_info::<Wire>();
-        tokio::spawn(async move { axum::serve(Cuttable(listener), service).await });
+        let listener = Cuttable { listener, tls: tls.map(Certificate::acceptor) };
+        tokio::spawn(async move { axum::serve(listener, service).await });
         Self { address, shared }
     }
 
     /// Where it listens.
     pub(crate) fn address(&self) -> String {
-        format!("http://{}", self.address)
+        self.address.clone()
     }
 
     /// From now on.
@@ -175,13 +183,20 @@ fn end_to_end(headers: &HeaderMap) -> HeaderMap {
 }
 
 /// A listener whose connections can be cut by the one who answers on them.
-struct Cuttable(TcpListener);
+struct Cuttable {
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+}
 
 /// A connection, and whether it is to break at the next byte.
 struct Line {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     wire: Wire,
 }
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 #[derive(Clone, Default)]
 struct Wire(Arc<AtomicBool>);
@@ -199,12 +214,24 @@ impl Listener for Cuttable {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Line, SocketAddr) {
-        let (stream, peer) = Listener::accept(&mut self.0).await;
-        (Line { stream, wire: Wire::default() }, peer)
+        loop {
+            let (stream, peer) = Listener::accept(&mut self.listener).await;
+            // Who does not like the certificate is gone.
+            if let Some(stream) = self.secure(stream).await {
+                return (Line { stream, wire: Wire::default() }, peer);
+            }
+        }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.listener.local_addr()
+    }
+}
+
+impl Cuttable {
+    async fn secure(&self, stream: TcpStream) -> Option<Box<dyn Stream>> {
+        let Some(tls) = &self.tls else { return Some(Box::new(stream)) };
+        tls.accept(stream).await.ok().map(|stream| Box::new(stream) as Box<dyn Stream>)
     }
 }
 

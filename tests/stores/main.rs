@@ -6,8 +6,12 @@
 mod support;
 
 mod aws;
+mod azure;
+mod azure_pages;
+mod azure_vault;
 mod bao;
 mod contract;
+mod fake;
 mod fault;
 mod memory;
 mod moto;

@@ -27,7 +27,7 @@ async fn behind(i: &dyn Instance, clause: &str) -> Option<Behind> {
 }
 
 async fn behind_for(i: &dyn Instance, clause: &str, timeout: Duration) -> Option<Behind> {
-    let faults = Faults::before(i.server()?, i.is_write(), i.errors()).await;
+    let faults = Faults::before(i.server()?, i.is_write(), i.errors(), i.certificate()).await;
     let store = i.open_as(Opening::At(faults.address(), timeout)).await.expect("a server over http has an address");
     // Opened and logged in, so that what follows hits the call that is meant.
     store.check().await.expect("the layer passes everything on");

@@ -14,14 +14,49 @@ use crate::api::Seconds;
 /// The longest message that is passed on.
 const MESSAGE: usize = 300;
 
-/// A name, or a version of it, that is not there.
-pub(super) const NOT_FOUND: &str = "SecretNotFound";
-/// The current version is disabled, so that it cannot be read.
-pub(super) const DISABLED: &str = "SecretDisabled";
-/// A deletion that takes its time.
-pub(super) const BEING_DELETED: &str = "ObjectIsBeingDeleted";
-/// A recovery that takes its time: the secret may be readable already, and yet not be writable.
+/// A call that did not do what was asked.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// What to tell, unless it was expected.
+    pub(super) error: StoreError,
+    /// What Key Vault itself said of the secret. A missing Secret of Kubernetes is not meant.
+    pub(super) state: Option<State>,
+}
+
+/// Why a secret cannot be had as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// It is not there.
+    NotFound,
+    /// The current version is disabled, so that it cannot be read.
+    Disabled,
+    /// A deletion takes its time.
+    BeingDeleted,
+    /// A recovery takes its time: the secret may be readable already, and yet not be writable.
+    BeingRecovered,
+}
+
+/// What Key Vault calls a recovery that takes its time.
 pub(super) const BEING_RECOVERED: &str = "ObjectIsBeingRecovered";
+
+impl Failed {
+    /// Whether Key Vault says this of the secret.
+    pub(super) fn is(&self, state: State) -> bool {
+        self.state == Some(state)
+    }
+}
+
+impl From<Failed> for StoreError {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self { error, state: None }
+    }
+}
 
 /// Key Vault's form of an error.
 #[derive(Default, Deserialize)]
@@ -46,22 +81,37 @@ struct Refusal {
 }
 
 /// What an error of the SDK means.
-pub(super) fn classify(error: &azure_core::Error) -> StoreError {
+pub(super) fn classify(error: &azure_core::Error) -> Failed {
     if let Some(own) = find::<StoreError>(error) {
-        return own.clone();
+        return own.clone().into();
     }
     if let Some(broken) = find::<reqwest::Error>(error) {
-        return unsent(broken);
+        return unsent(broken).into();
     }
+    if let Sdk::HttpResponse { status, raw_response: Some(answer), .. } = error.kind() {
+        let error = vault(*status, answer.headers(), answer.body().as_ref());
+        return Failed { state: state(*status, &error.reason), error };
+    }
+    unanswered(error).into()
+}
+
+fn unanswered(error: &azure_core::Error) -> StoreError {
     match error.kind() {
-        Sdk::HttpResponse { status, raw_response: Some(answer), .. } => {
-            vault(*status, answer.headers(), answer.body().as_ref())
-        }
         Sdk::HttpResponse { status, .. } => vault(*status, &Headers::new(), &[]),
         Sdk::Connection | Sdk::Io => unavailable("ConnectionBroken", "the connection broke"),
         Sdk::DataConversion => unreadable(),
         Sdk::Credential => denied("LoginFailed", "the operator's own identity cannot log in to Microsoft Entra ID"),
         _ => refused_challenge(),
+    }
+}
+
+fn state(status: StatusCode, code: &str) -> Option<State> {
+    match (*status, code) {
+        (404, "SecretNotFound") => Some(State::NotFound),
+        (403, "SecretDisabled") => Some(State::Disabled),
+        (409, "ObjectIsBeingDeleted") => Some(State::BeingDeleted),
+        (409, BEING_RECOVERED) => Some(State::BeingRecovered),
+        _ => None,
     }
 }
 
@@ -196,7 +246,7 @@ mod tests {
             (403, "Forbidden", Some("ForbiddenByRbac"), ErrorKind::Denied, "ForbiddenByRbac"),
             (403, "Forbidden", Some("ForbiddenByFirewall"), ErrorKind::Denied, "ForbiddenByFirewall"),
             (403, "Forbidden", Some("ForbiddenByConnection"), ErrorKind::Denied, "ForbiddenByConnection"),
-            (404, "SecretNotFound", None, ErrorKind::NotFound, NOT_FOUND),
+            (404, "SecretNotFound", None, ErrorKind::NotFound, "SecretNotFound"),
             (404, "VaultNotFound", None, ErrorKind::NotFound, "VaultNotFound"),
             (
                 409,
@@ -205,7 +255,7 @@ mod tests {
                 ErrorKind::Conflict,
                 "ObjectIsDeletedButRecoverable",
             ),
-            (409, "Conflict", Some("ObjectIsBeingDeleted"), ErrorKind::Conflict, BEING_DELETED),
+            (409, "Conflict", Some("ObjectIsBeingDeleted"), ErrorKind::Conflict, "ObjectIsBeingDeleted"),
             (409, "Conflict", Some("ObjectIsBeingRecovered"), ErrorKind::Conflict, BEING_RECOVERED),
             (429, "Throttled", None, ErrorKind::Throttled, "Throttled"),
             (500, "InternalServerError", None, ErrorKind::Unavailable, "InternalServerError"),
@@ -216,6 +266,15 @@ mod tests {
             assert_eq!((error.kind, error.reason.as_str()), (kind, reason), "{status} {code} {inner:?}");
             assert_eq!(error.message, "said by the vault");
         }
+    }
+
+    #[test]
+    fn a_missing_credential_is_not_a_missing_secret() {
+        let missing = StoreError::new(ErrorKind::NotFound, "SecretNotFound", "no Secret azure");
+        let failed = classify(&azure_core::Error::new(Sdk::Credential, missing.clone()));
+        assert_eq!((failed.error, failed.state), (missing, None));
+        assert_eq!(state(404.into(), "SecretNotFound"), Some(State::NotFound));
+        assert_eq!(state(404.into(), "VaultNotFound"), None);
     }
 
     #[test]
