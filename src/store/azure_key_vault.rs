@@ -104,10 +104,10 @@ impl KeyVault {
     /// All versions, in no order; none if there is no such secret.
     async fn versions(&self, name: &str) -> Result<Vec<Version>, StoreError> {
         let pager = self.client.list_secret_properties_versions(name, None);
-        let mut pages = pager.map_err(|error| error::classify(&error))?.into_pages();
+        let mut listing = pager.map_err(|error| error::classify(&error))?.into_pages();
         let mut versions = Vec::new();
         for _ in 0..PAGES {
-            let page = match self.call(pages.try_next()).await {
+            let page = match self.call(listing.try_next()).await {
                 Ok(Some(page)) => model(page)?,
                 Ok(None) => return Ok(versions),
                 Err(failed) if failed.is(State::NotFound) => return Ok(vec![]),

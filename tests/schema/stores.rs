@@ -14,7 +14,7 @@ async fn stores(namespace: &str) -> Api<DynamicObject> {
 fn store(name: &str, more: Value) -> Value {
     let mut spec = json!({});
     let Value::Object(more) = more else { panic!("an object") };
-    if !more.contains_key("awsSecretsManager") {
+    if !more.contains_key("awsSecretsManager") && !more.contains_key("azureKeyVault") {
         spec = vault(json!({}));
     }
     spec.as_object_mut().unwrap().extend(more);
@@ -38,6 +38,18 @@ fn aws(more: Value) -> Value {
     let mut aws = json!({"region": "eu-central-1"});
     merge(&mut aws, more);
     json!({ "awsSecretsManager": aws })
+}
+
+/// A spec for Azure Key Vault with a client secret, with these fields changed.
+fn azure(more: Value) -> Value {
+    let mut azure = json!({
+        "vaultUrl": "https://tokens.vault.azure.net",
+        "tenantId": "00000000-0000-0000-0000-000000000001",
+        "clientId": "00000000-0000-0000-0000-000000000002",
+        "auth": {"secretRef": {"name": "a", "key": "b"}},
+    });
+    merge(&mut azure, more);
+    json!({ "azureKeyVault": azure })
 }
 
 fn merge(object: &mut Value, more: Value) {
@@ -86,8 +98,10 @@ async fn a_store_has_exactly_one_provider() {
     const ONE: &str = "spec: Invalid value: name exactly one provider";
     let mut both = aws(json!({}));
     merge(&mut both, vault(json!({})));
-    accepted(vec![vault(json!({})), aws(json!({}))]).await;
-    refused(vec![(json!({"hashicorpVault": null}), ONE), (both, ONE)]).await;
+    let mut clouds = aws(json!({}));
+    merge(&mut clouds, azure(json!({})));
+    accepted(vec![vault(json!({})), aws(json!({})), azure(json!({}))]).await;
+    refused(vec![(json!({"hashicorpVault": null}), ONE), (both, ONE), (clouds, ONE)]).await;
 }
 
 #[tokio::test]
@@ -235,6 +249,42 @@ fn unknown_fields_of_stores_are_named() {
 }
 
 #[tokio::test]
+async fn azure_has_a_vault_and_an_application_or_the_operators_own_identity() {
+    const ONE: &str = "name exactly one of secretRef and serviceAccountRef";
+    const APPLICATION: &str = "tenantId and clientId are needed with auth";
+    const URL: &str = "spec.azureKeyVault.vaultUrl in body should match";
+    let key = json!({"name": "a", "key": "b"});
+    let account = json!({"serviceAccountRef": {"name": "writer"}});
+    let own = json!({"azureKeyVault": {"vaultUrl": "https://tokens.vault.azure.net/"}});
+    accepted(vec![
+        azure(json!({"auth": account, "caBundle": key, "authorityHost": "https://login.microsoftonline.us"})),
+        azure(json!({"tenantId": "example.onmicrosoft.com"})),
+        own.clone(),
+    ])
+    .await;
+    let mut elsewhere = own;
+    merge(&mut elsewhere["azureKeyVault"], json!({"authorityHost": "https://login.example.com"}));
+    refused(vec![
+        (azure(json!({"vaultUrl": null})), "spec.azureKeyVault.vaultUrl: Required value"),
+        (azure(json!({"vaultUrl": "http://tokens.vault.azure.net"})), URL),
+        (azure(json!({"vaultUrl": "https://tokens.vault.azure.net/secrets/a"})), URL),
+        (azure(json!({"vaultUrl": "https://me@tokens.vault.azure.net"})), URL),
+        (
+            azure(json!({"authorityHost": "http://login.example.com"})),
+            "spec.azureKeyVault.authorityHost in body should match",
+        ),
+        (azure(json!({"auth": {}})), ONE),
+        (azure(json!({"auth": {"secretRef": key, "serviceAccountRef": {"name": "a"}}})), ONE),
+        (azure(json!({"tenantId": null})), APPLICATION),
+        (azure(json!({"clientId": null})), APPLICATION),
+        (azure(json!({"tenantId": "a/b"})), "spec.azureKeyVault.tenantId in body should match"),
+        (azure(json!({"clientId": "a b"})), "spec.azureKeyVault.clientId in body should match"),
+        (elsewhere, "authorityHost goes with auth only"),
+    ])
+    .await;
+}
+
+#[tokio::test]
 async fn lists_show_provider_and_readiness() {
     let namespace = PLANE.namespace("stores");
     let api = stores(&namespace).await;
@@ -271,6 +321,8 @@ fn the_fields_of_stores_explain_themselves() {
         ("ts.spec.hashicorpVault.auth.kubernetes.serviceAccountRef", "Whose token logs in"),
         ("ts.spec.awsSecretsManager.auth", "in the operator's namespace only"),
         ("ts.spec.awsSecretsManager.recoveryWindowDays", "it is deleted at once"),
+        ("ts.spec.azureKeyVault.auth", "in the operator's namespace only"),
+        ("ts.spec.azureKeyVault.auth.serviceAccountRef", "the audience `api://AzureADTokenExchange`"),
         ("ts.status.conditions", "checked with a real call"),
         ("va.spec.secretStores.secretPath", "A secret there that is not this account's is never touched"),
     ] {

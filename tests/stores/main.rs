@@ -7,6 +7,7 @@ mod support;
 
 mod aws;
 mod azure;
+mod azure_login;
 mod azure_pages;
 mod azure_vault;
 mod bao;

@@ -100,8 +100,16 @@ fn unanswered(error: &azure_core::Error) -> StoreError {
         Sdk::HttpResponse { status, .. } => vault(*status, &Headers::new(), &[]),
         Sdk::Connection | Sdk::Io => unavailable("ConnectionBroken", "the connection broke"),
         Sdk::DataConversion => unreadable(),
-        Sdk::Credential => denied("LoginFailed", "the operator's own identity cannot log in to Microsoft Entra ID"),
-        _ => refused_challenge(),
+        Sdk::Credential => {
+            let message = "the operator's own identity cannot log in to Microsoft Entra ID";
+            StoreError::new(ErrorKind::Denied, "LoginFailed", message)
+        }
+        // The vault wants a token for something else than vaults of its own domain.
+        Sdk::Other => {
+            let message =
+                "the server asks for an access token that is not for it: is spec.azureKeyVault.vaultUrl right?";
+            StoreError::new(ErrorKind::Invalid, "ForeignChallenge", message)
+        }
     }
 }
 
@@ -166,12 +174,6 @@ pub(super) fn timeout() -> StoreError {
     unavailable("Timeout", "no answer in time")
 }
 
-/// The vault wants a token for something else than vaults of its own domain.
-fn refused_challenge() -> StoreError {
-    let message = "the server asks for an access token that is not meant for it: is spec.azureKeyVault.vaultUrl right?";
-    StoreError::new(ErrorKind::Invalid, "ForeignChallenge", message)
-}
-
 /// A request without a whole answer.
 fn unsent(error: &reqwest::Error) -> StoreError {
     if error.is_timeout() {
@@ -182,18 +184,14 @@ fn unsent(error: &reqwest::Error) -> StoreError {
         cause = Some(deeper);
     }
     let cause = cause.map_or_else(|| "the request failed".to_owned(), |cause| line(&cause.to_string()));
-    match error.is_connect() {
-        true => unavailable("Unreachable", &format!("cannot connect: {cause}")),
-        false => unavailable("ConnectionBroken", &format!("the connection broke: {cause}")),
+    if error.is_connect() {
+        return unavailable("Unreachable", &format!("cannot connect: {cause}"));
     }
+    unavailable("ConnectionBroken", &format!("the connection broke: {cause}"))
 }
 
 fn unavailable(reason: &str, message: &str) -> StoreError {
     StoreError::new(ErrorKind::Unavailable, reason, message)
-}
-
-fn denied(reason: &str, message: &str) -> StoreError {
-    StoreError::new(ErrorKind::Denied, reason, message)
 }
 
 fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
@@ -265,6 +263,22 @@ mod tests {
             let error = said(status, code, inner);
             assert_eq!((error.kind, error.reason.as_str()), (kind, reason), "{status} {code} {inner:?}");
             assert_eq!(error.message, "said by the vault");
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_means_one_thing() {
+        for (kind, expected, reason) in [
+            (Sdk::Io, ErrorKind::Unavailable, "ConnectionBroken"),
+            (Sdk::Connection, ErrorKind::Unavailable, "ConnectionBroken"),
+            (Sdk::DataConversion, ErrorKind::Unavailable, "UnreadableAnswer"),
+            (Sdk::Credential, ErrorKind::Denied, "LoginFailed"),
+            // The SDK refuses challenges for other domains like this.
+            (Sdk::Other, ErrorKind::Invalid, "ForeignChallenge"),
+        ] {
+            let failed = classify(&azure_core::Error::with_message(kind, "said by the client, not passed on"));
+            assert_eq!((failed.error.kind, failed.error.reason.as_str()), (expected, reason));
+            assert!(!failed.error.message.contains("passed on"));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use azure_core::time::OffsetDateTime;
 use azure_security_keyvault_secrets::ResourceExt;
 use azure_security_keyvault_secrets::models::SecretAttributes;
 use zeroize::Zeroizing;
@@ -43,7 +44,7 @@ impl Version {
         Ok(Self {
             id: resource.version.unwrap_or_default(),
             enabled: attributes.and_then(|attributes| attributes.enabled).unwrap_or(true),
-            created: created.map_or(0, |created| created.unix_timestamp()),
+            created: created.map_or(0, OffsetDateTime::unix_timestamp),
             mark: Mark::parse(|name| tags.get(name).map(String::as_str)),
             tags,
         })
