@@ -135,7 +135,7 @@ impl SecretsManager {
                 .send()
         });
         // It names a version that does not have the stage (any more): somebody moved it since it was seen.
-        moved.await.map(drop).map_err(|error| raced(error, &["InvalidParameterException"]))
+        moved.await.map(drop).map_err(|error| raced(error, &["InvalidParameterException", "InvalidRequestException"]))
     }
 
     async fn tag(&self, path: &str, mark: &Mark) -> Result<(), StoreError> {
