@@ -16,6 +16,7 @@ use crate::token::Token;
 
 mod admission;
 mod aws;
+pub mod aws_parameter_store;
 pub mod aws_secrets_manager;
 mod breaker;
 pub mod cluster_identity;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use super::aws_parameter_store::ParameterStore;
 use super::aws_secrets_manager::SecretsManager;
 use super::vault::Vault;
 use super::{ErrorKind, Identity, Network, Store, StoreError};
@@ -34,6 +35,9 @@ async fn open(
         }
         TokenStoreSpec { aws_secrets_manager: Some(aws), .. } => {
             Ok(Box::new(SecretsManager::open(aws, prefix, identity, network)?))
+        }
+        TokenStoreSpec { aws_parameter_store: Some(aws), .. } => {
+            Ok(Box::new(ParameterStore::open(aws, prefix, identity, network)?))
         }
         _ => Err(StoreError::new(ErrorKind::Invalid, "InvalidSpec", "spec names no provider that this version knows")),
     }

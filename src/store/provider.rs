@@ -23,6 +23,7 @@ impl Provider {
         let named = [
             (spec.hashicorp_vault.is_some(), Self::HashicorpVault),
             (spec.aws_secrets_manager.is_some(), Self::AwsSecretsManager),
+            (spec.aws_parameter_store.is_some(), Self::AwsParameterStore),
         ];
         named.into_iter().find_map(|(there, provider)| there.then_some(provider))
     }
@@ -42,6 +43,7 @@ impl Provider {
 /// Whether the store would be opened with the operator's own credentials.
 pub(super) fn is_ambient(spec: &TokenStoreSpec) -> bool {
     spec.aws_secrets_manager.as_ref().is_some_and(|aws| aws.auth.is_none())
+        || spec.aws_parameter_store.as_ref().is_some_and(|aws| aws.auth.is_none())
 }
 
 #[cfg(test)]
@@ -55,6 +57,7 @@ mod tests {
         for (field, provider) in [
             ("hashicorpVault", json!({"address": "https://vault", "auth": {"tokenRef": {"name": "a", "key": "b"}}})),
             ("awsSecretsManager", json!({"region": "eu-central-1"})),
+            ("awsParameterStore", json!({"region": "eu-central-1"})),
         ] {
             let spec: TokenStoreSpec = serde_json::from_value(json!({ field: provider })).unwrap();
             assert_eq!(Provider::of(&spec).map(Provider::as_str), Some(field));
@@ -64,12 +67,14 @@ mod tests {
 
     #[test]
     fn aws_without_auth_asks_for_the_operators_own_credentials() {
-        let ambient = |auth| {
-            let spec = json!({"awsSecretsManager": {"region": "eu-central-1", "auth": auth}});
+        let ambient = |field: &str, auth| {
+            let spec = json!({ field: {"region": "eu-central-1", "auth": auth} });
             is_ambient(&serde_json::from_value(spec).unwrap())
         };
-        assert!(ambient(json!(null)));
-        assert!(!ambient(json!({"serviceAccountRef": {"name": "a"}})));
+        for field in ["awsSecretsManager", "awsParameterStore"] {
+            assert!(ambient(field, json!(null)), "{field}");
+            assert!(!ambient(field, json!({"serviceAccountRef": {"name": "a"}})), "{field}");
+        }
         assert!(!is_ambient(&TokenStoreSpec::default()));
     }
 }

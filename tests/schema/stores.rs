@@ -14,7 +14,7 @@ async fn stores(namespace: &str) -> Api<DynamicObject> {
 fn store(name: &str, more: Value) -> Value {
     let mut spec = json!({});
     let Value::Object(more) = more else { panic!("an object") };
-    if !more.contains_key("awsSecretsManager") {
+    if !["awsSecretsManager", "awsParameterStore"].iter().any(|aws| more.contains_key(*aws)) {
         spec = vault(json!({}));
     }
     spec.as_object_mut().unwrap().extend(more);
@@ -38,6 +38,13 @@ fn aws(more: Value) -> Value {
     let mut aws = json!({"region": "eu-central-1"});
     merge(&mut aws, more);
     json!({ "awsSecretsManager": aws })
+}
+
+/// A spec for AWS Parameter Store, with these fields changed.
+fn parameters(more: Value) -> Value {
+    let mut aws = json!({"region": "eu-central-1"});
+    merge(&mut aws, more);
+    json!({ "awsParameterStore": aws })
 }
 
 fn merge(object: &mut Value, more: Value) {
@@ -86,8 +93,10 @@ async fn a_store_has_exactly_one_provider() {
     const ONE: &str = "spec: Invalid value: name exactly one provider";
     let mut both = aws(json!({}));
     merge(&mut both, vault(json!({})));
-    accepted(vec![vault(json!({})), aws(json!({}))]).await;
-    refused(vec![(json!({"hashicorpVault": null}), ONE), (both, ONE)]).await;
+    let mut aws_twice = aws(json!({}));
+    merge(&mut aws_twice, parameters(json!({})));
+    accepted(vec![vault(json!({})), aws(json!({})), parameters(json!({}))]).await;
+    refused(vec![(json!({"hashicorpVault": null}), ONE), (both, ONE), (aws_twice, ONE)]).await;
 }
 
 #[tokio::test]
@@ -217,6 +226,29 @@ async fn aws_has_a_region_and_at_most_one_way_to_log_in() {
         (days(6), DAYS),
         (days(31), "recoveryWindowDays in body should be less than or equal to 30"),
         (days(-1), "recoveryWindowDays in body should be greater than or equal to 0"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn parameter_store_has_a_region_and_at_most_one_way_to_log_in() {
+    const ONE: &str = "name exactly one of secretRef and serviceAccountRef";
+    const ROLE: &str = "roleArn is needed with auth.serviceAccountRef";
+    let account = json!({"serviceAccountRef": {"name": "writer"}});
+    let role = "arn:aws:iam::123456789012:role/va";
+    accepted(vec![
+        parameters(json!({"roleArn": role, "auth": account, "kmsKeyId": "alias/va"})),
+        parameters(json!({"endpoint": "https://vpce.example.com", "stsEndpoint": "https://sts.example.com/"})),
+    ])
+    .await;
+    refused(vec![
+        (parameters(json!({"region": null})), "spec.awsParameterStore.region: Required value"),
+        (parameters(json!({"region": "EU"})), "spec.awsParameterStore.region in body should match '^[a-z0-9-]+$'"),
+        (parameters(json!({"auth": {}})), ONE),
+        (parameters(json!({"auth": account})), ROLE),
+        (parameters(json!({"roleArn": "arn:"})), "spec.awsParameterStore.roleArn in body should be at least 20 chars"),
+        (parameters(json!({"endpoint": "vpce"})), "spec.awsParameterStore.endpoint in body should match"),
+        (parameters(json!({"stsEndpoint": "https://a/b"})), "spec.awsParameterStore.stsEndpoint in body should match"),
     ])
     .await;
 }

@@ -12,6 +12,7 @@ mod fault;
 mod memory;
 mod moto;
 mod pages;
+mod parameter_store;
 mod secrets_manager;
 mod server;
 mod story;
