@@ -9,7 +9,8 @@ use http::Method;
 use virtual_account_operator::store::{ErrorKind, Presence, Store, UNMARKED, Verdict};
 
 use super::fault::{Errors, IsWrite};
-use super::story::{Issued, issued, issued_to};
+use super::logs::Logs;
+use super::story::{CANARY, Issued, issued, issued_to};
 
 /// A provider on its server, and somebody else who works on that server by hand.
 #[async_trait]
@@ -301,6 +302,20 @@ pub(crate) async fn a_good_store_passes_its_check(i: &dyn Instance) {
     i.open().await.check().await.unwrap();
 }
 
+pub(crate) async fn the_operators_log_holds_no_secret(i: &dyn Instance) {
+    let (logs, guard) = Logs::of_operator();
+    let (store, path) = (i.open().await, path(i, "logged"));
+    rotated(&*store, &path).await;
+    let held = store.read(&path).await.unwrap();
+    store.retire(&path, &held, &BTreeSet::new()).await.unwrap();
+    store.delete(&path, &held).await.unwrap();
+    if let Some(store) = i.open_as(Opening::Refused).await {
+        store.check().await.unwrap_err();
+    }
+    drop(guard);
+    assert!(!logs.text().contains(CANARY), "{}", logs.text());
+}
+
 /// Two tokens, one after the other.
 async fn rotated(store: &dyn Store, path: &str) -> [Issued; 2] {
     let both = [issued(1), issued(2)];
@@ -331,6 +346,7 @@ macro_rules! contract {
             deleting_twice_is_harmless,
             what_changed_since_it_was_read_is_not_deleted,
             a_good_store_passes_its_check,
+            the_operators_log_holds_no_secret,
         }
     };
 }

@@ -8,6 +8,7 @@ mod support;
 mod bao;
 mod contract;
 mod fault;
+mod logs;
 mod memory;
 mod server;
 mod story;
