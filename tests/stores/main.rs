@@ -6,6 +6,7 @@
 mod support;
 
 mod bao;
+mod clauses;
 mod contract;
 mod fault;
 mod logs;

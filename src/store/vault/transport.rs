@@ -148,9 +148,10 @@ fn unsent(error: &reqwest::Error) -> StoreError {
         cause = Some(deeper);
     }
     let cause = cause.map_or_else(|| "the request failed".to_owned(), |cause| line(&cause.to_string()));
-    let (reason, what) = match error.is_connect() {
-        true => ("Unreachable", "cannot connect"),
-        false => ("ConnectionBroken", "the connection broke"),
+    let (reason, what) = if error.is_connect() {
+        ("Unreachable", "cannot connect")
+    } else {
+        ("ConnectionBroken", "the connection broke")
     };
     StoreError::new(ErrorKind::Unavailable, reason, format!("{what}: {cause}"))
 }
