@@ -6,6 +6,7 @@
 #![allow(unreachable_pub)]
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -443,6 +444,12 @@ pub struct StoreId {
     /// Its name.
     #[schemars(length(max = 253))]
     pub name: String,
+}
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
 }
 
 /// Why a delivery failed.

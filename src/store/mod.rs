@@ -14,16 +14,36 @@ use aws_lc_rs::digest::SHA256;
 use crate::api::Seconds;
 use crate::token::Token;
 
+mod admission;
+mod aws;
+pub mod aws_secrets_manager;
+mod breaker;
+pub mod cluster_identity;
+mod controller;
+mod guard;
 pub mod identity;
 mod mark;
 pub mod memory;
 pub mod network;
+pub mod open;
+pub mod path;
+mod provider;
+pub mod registry;
+mod slot;
+mod status;
 pub mod vault;
 
+pub use admission::{Ambient, STORE_NOT_READY};
+pub use breaker::STORE_DOWN;
+pub use controller::Users;
 pub use identity::{Credential, Identity};
 pub use mark::{Mark, Owner, UNMARKED};
 pub use memory::Memory;
 pub use network::Network;
+pub use open::Open;
+pub use provider::Provider;
+pub use registry::Registry;
+pub use status::{TIMING, Timing};
 pub use vault::Vault;
 
 /// What a provider can do with one path. A provider does what it is told: whether a path may be written or deleted was
@@ -163,7 +183,7 @@ pub enum Admission {
     },
     /// It may not, or the path cannot be written in this provider: somebody must act.
     Refused {
-        /// For programs: `NotAllowed`, `StoreNotFound`, `InvalidPath`.
+        /// For programs: `NotAllowed`, `StoreNotFound`, `InvalidPath`, `StoreNotReady`.
         reason: &'static str,
         /// What to do, for people.
         message: String,
@@ -215,6 +235,20 @@ impl StoreError {
     /// Whether it may pass by itself.
     pub fn is_retryable(&self) -> bool {
         matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Throttled | ErrorKind::Conflict)
+    }
+}
+
+impl ErrorKind {
+    /// As metrics and reasons call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unavailable => "Unavailable",
+            Self::Throttled => "Throttled",
+            Self::Denied => "Denied",
+            Self::NotFound => "NotFound",
+            Self::Invalid => "Invalid",
+            Self::Conflict => "Conflict",
+        }
     }
 }
 

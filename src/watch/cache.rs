@@ -9,6 +9,11 @@ use kube::Resource;
 use super::item::{Item, key};
 use crate::api::AccountId;
 
+/// A watch may be known to be broken for this long before it is trouble.
+const BROKEN: Duration = Duration::from_secs(30);
+/// And silent for this long.
+const SILENT: Duration = Duration::from_secs(150);
+
 /// What a watch found.
 #[derive(Clone)]
 pub enum Change<K> {
@@ -86,6 +91,21 @@ impl<K> Cache<K> {
     /// For how long the stream is known to be broken; `None` if it is not.
     pub fn broken_for(&self) -> Option<Duration> {
         self.read().broken.map(|at| at.elapsed())
+    }
+
+    /// Why what is here may be out of date, if so. `what`: the objects, for people.
+    pub fn trouble(&self, what: &str) -> Option<String> {
+        let (silence, broken) = (self.silence(), self.broken_for());
+        match (silence, broken) {
+            (None, _) => Some(format!("{what} are not listed yet")),
+            (_, Some(broken)) if broken > BROKEN => {
+                Some(format!("the watch of {what} has been broken for {} s", broken.as_secs()))
+            }
+            (Some(silence), _) if silence > SILENT => {
+                Some(format!("the watch of {what} has been silent for {} s", silence.as_secs()))
+            }
+            _ => None,
+        }
     }
 
     /// The version up to which the cache shows everything: an object with a newer one is not missing, the watch lags.

@@ -76,6 +76,8 @@ pub(crate) enum Opening {
 pub(crate) struct Limits {
     /// A writer that read before another one wrote is not refused: the next look puts it right.
     pub(crate) no_compare_and_set: bool,
+    /// Of the older versions only the newest can be had.
+    pub(crate) one_older: bool,
     /// Older versions cannot be ended.
     pub(crate) no_retire: bool,
     /// Somebody else's new value cannot be told from ours.

@@ -5,12 +5,16 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod aws;
 mod bao;
 mod clauses;
 mod contract;
 mod fault;
 mod logs;
 mod memory;
+mod moto;
+mod pages;
+mod secrets_manager;
 mod server;
 mod story;
 mod troubles;
