@@ -7,8 +7,10 @@ mod support;
 
 mod aws;
 mod bao;
+mod clauses;
 mod contract;
 mod fault;
+mod logs;
 mod memory;
 mod moto;
 mod pages;
