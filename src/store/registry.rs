@@ -274,6 +274,7 @@ impl Registry {
             identity: Arc::new(ClusterIdentity::new(self.parts.client.clone(), &id.namespace)),
             network: self.parts.network,
             concurrency: self.parts.concurrency,
+            reopen: self.parts.timing.reopen.as_duration(),
             metrics: Arc::clone(&self.parts.metrics),
         }));
         slots.insert(id, Arc::clone(&slot));
