@@ -6,14 +6,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source hack/env.sh
 
 readonly namespace=virtual-accounts # the operator's, as config/rbac has it
-readonly account=payments-api secret=payments-api-credentials
+readonly account=payments-api secret=payments-api-credentials loader=warehouse-loader
 readonly grace=12 # seconds: long enough to look at both tokens on a slow machine
 readonly rotate=virtualaccounts.dev/rotate
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/virtual-accounts-demo.XXXXXX")
 log=$work/operator.log
 # The processes that this script started; an empty one has ended or was never there.
-plane_pid='' operator_pid='' follower_pid=''
+plane_pid='' operator_pid='' follower_pid='' bao_pid=''
 told_to_end=''
 
 main() {
@@ -41,6 +41,13 @@ main() {
     end_grace
     step "Revoke a token"
     revoke
+    step "A secret store beside the Secret: OpenBao, which is a Vault"
+    start_bao
+    fill_store
+    step "A rotation reaches the store, and the old version ends with its grace"
+    rotate_store
+    step "The account goes, and its token goes from the store"
+    empty_store
     step "Your turn"
     invite
     [[ ${ONCE:-} ]] || stay
@@ -106,7 +113,7 @@ build() {
     # A copy: another build may replace the original meanwhile.
     cp "$CARGO_TARGET_DIR/debug/virtual-account-operator" "$work/operator"
     plane=$(<"$work/plane.path")
-    python=$(<"$work/python.path")/bin/python
+    python=$(<"$work/python.path")/bin/python bao=$(<"$work/python.path")/bin/bao
     echo "Built in $((SECONDS - started)) s."
 }
 
@@ -169,13 +176,14 @@ YAML
 }
 
 start_operator() {
-    # The issuer's URL names the port, so the port must be known before; the kernel says which one is free.
-    issuer=http://127.0.0.1:$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    # The issuer's URL names the port, so the port must be known before.
+    issuer=http://127.0.0.1:$(free_port)
     (umask 077 && operator_kubeconfig >"$work/operator.kubeconfig")
     local arguments=(
         run --issuer-url "$issuer" --namespace "$namespace"
         --public-address "${issuer#http://}" --ops-address 127.0.0.1:0
         --minimum-rotation-interval 5s --max-clock-skew 5s
+        --allow-local-endpoints # OpenBao runs on this machine
     )
     say "\$ virtual-account-operator ${arguments[*]}"
     KUBECONFIG=$work/operator.kubeconfig "$work/operator" --log-format json "${arguments[@]}" </dev/null 9>&- >"$log" 2>&1 &
@@ -185,6 +193,9 @@ start_operator() {
     say "health and metrics:                http://$(listening ops)"
     holds "it is ready: $(get "http://$(listening ops)/readyz")"
 }
+
+# The kernel says which one is free.
+free_port() { "$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
 ready() { [[ $(listening ops) ]] && get "http://$(listening ops)/readyz" >/dev/null; }
 
@@ -294,6 +305,83 @@ revoke() {
     show events --for "va/$account"
 }
 
+start_bao() {
+    export BAO_ADDR=http://127.0.0.1:$(free_port) BAO_TOKEN=demo-root-token
+    "$bao" server -dev -dev-no-store-token -dev-root-token-id "$BAO_TOKEN" -dev-listen-address "${BAO_ADDR#http://}" \
+        </dev/null 9>&- >"$work/bao.log" 2>&1 &
+    bao_pid=$!
+    wait_until 30 "OpenBao is ready" "$bao" status
+    say "OpenBao runs at $BAO_ADDR; its token is in Secret openbao-token"
+    kubectl create secret generic openbao-token --from-literal "token=$BAO_TOKEN" | indent
+}
+
+fill_store() {
+    tee "$work/store.yaml" <<YAML | indent
+apiVersion: virtualaccounts.dev/v1alpha1
+kind: TokenStore
+metadata:
+  name: openbao
+spec:
+  hashicorpVault:
+    address: $BAO_ADDR
+    auth:
+      tokenRef: {name: openbao-token, key: token}
+---
+apiVersion: virtualaccounts.dev/v1alpha1
+kind: VirtualAccount
+metadata:
+  name: $loader
+spec:
+  permissions:
+  - {resourceFqn: warehouse.reports, resourceType: dataset, roleId: writer}
+  secretStores:
+  - storeRef: {name: openbao}
+    secretPath: /$loader/token
+YAML
+    kubectl apply -f "$work/store.yaml" | indent
+    kubectl wait --for=condition=Ready --timeout=60s "ts/openbao" "va/$loader" >/dev/null ||
+        fail "store and account get ready" <<<"$(kubectl describe ts/openbao "va/$loader")"
+    show get ts
+    show get va "$loader"
+    say "\$ bao kv get -mount=secret $loader/token   # without the token itself"
+    in_store | withheld | indent
+    expect "the store holds the newest token" "$(stored_jti)" "$(kubectl get va "$loader" -o 'jsonpath={.status.jwtId}')"
+    expect "the token that a consumer finds there verifies" "$(stored_jti)" "$(offline "$(in_store | field token)" | field jti)"
+}
+
+rotate_store() {
+    local before token
+    before=$(stored_jti) token=$(in_store | field token)
+    say "\$ kubectl annotate va $loader $rotate=demo-2,grace=8s"
+    kubectl annotate va "$loader" "$rotate=demo-2,grace=8s" >/dev/null
+    # shellcheck disable=SC2329
+    rotated() { [[ $(stored_jti) != "$before" && $(kubectl get va "$loader" -o 'jsonpath={.status.jwts[1].phase}') == Superseded ]]; }
+    wait_until 30 "the store gets another token" rotated
+    expect "the old version is still there" "$before" "$(stored_jti 1)"
+    accepted "the previous token" "$token"
+    # shellcheck disable=SC2329
+    ended() { [[ -z $(stored_jti 1) ]]; }
+    wait_until 40 "the old version ends" ended
+    holds "after the grace the store no longer gives out the old version"
+    refused "the previous token" "$token"
+}
+
+empty_store() {
+    show delete va "$loader"
+    # shellcheck disable=SC2329
+    emptied() { [[ -z $(stored_jti) ]]; }
+    wait_until 30 "the store is emptied" emptied
+    holds "the path is empty: $(BAO_FORMAT=table "$bao" kv get -mount=secret "$loader/token" 2>&1 | head -n 1)"
+}
+
+# in_store [VERSION]: what a consumer finds there, as JSON; {} if nothing.
+in_store() {
+    "$bao" kv get -format json -mount=secret ${1:+-version "$1"} "$loader/token" 2>/dev/null |
+        "$python" -c 'import json, sys; text = sys.stdin.read(); print(json.dumps(((json.loads(text) if text.strip() else {}).get("data") or {}).get("data") or {}))'
+}
+stored_jti() { in_store "$@" | "$python" -c 'import json, sys; print(json.load(sys.stdin).get("jti", ""))'; }
+withheld() { "$python" -c 'import json, sys; data = json.load(sys.stdin); data["token"] = data["token"][:12] + "..."; print(json.dumps(data, indent=2))'; }
+
 invite() {
     cat <<TEXT
    In another terminal:
@@ -376,6 +464,7 @@ clean_up() {
     trap '' INT TERM
     stop "$follower_pid"
     stop "$operator_pid"
+    stop "$bao_pid"
     exec 9>&-
     stop "$plane_pid"
     # What is left of an interrupted build.

@@ -115,7 +115,7 @@ pub struct RunArgs {
     /// After a limit was lowered: replaced tokens per second, over all accounts.
     #[arg(long, env = "VAO_REISSUE_RATE", value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     reissue_rate: u32,
-    /// How many accounts are worked on at the same time.
+    /// How many accounts are worked on at the same time; those that wait for a store do not count.
     #[arg(long, env = "VAO_WORKERS", value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
     /// How many calls are made to one secret store at the same time.

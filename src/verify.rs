@@ -29,7 +29,7 @@ pub async fn verify(
     let ring = Arc::new(ring(&client, namespace).await?);
     let check = Check::new(
         Arc::new(move || Some(Arc::clone(&ring))),
-        Arc::new(Unwatched(Kubernetes::new(client))),
+        Arc::new(Unwatched(Kubernetes::new(client, 1))),
         Arc::new(clock::now),
         Arc::new(move || server_clock.trusted(max_skew)),
     );

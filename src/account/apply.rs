@@ -3,6 +3,7 @@
 //! Every write is conditional. A conflict is never retried blindly: the Secret and then the account are read, in this
 //! order, and a new plan is made.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 
@@ -10,14 +11,20 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 
 use super::condition::SECRET_NOT_OWNED;
-use super::desired::{Desired, Limits};
+use super::deliver::{Delivery, remove};
+use super::desired::{Desired, Limits, StorePath};
 use super::issue::Block;
 use super::ledger::Ledger;
 use super::observe::{Observed, SecretView, version_number};
-use super::plan::{Act, Plan, SecretStep, plan};
+use super::plan::{Act, Plan, SecretStep, deliverable, plan};
 use super::secret::{Image, SecretMeta, SecretSeen, released, render};
-use super::status::{Clock, Outcome, finished, recorded, wake_at};
-use crate::api::{AccountId, DeletionPolicy, Instant, IssueReason, TargetError, VirtualAccount, VirtualAccountStatus};
+use super::status::{Clock, Outcome, Outcomes, finished, ledger_after, recorded, wake_at};
+use super::stores::{RemovalOutcome, StoreOutcome};
+use crate::api::{
+    AccountId, DeletionPolicy, Instant, IssueReason, STORES_FINALIZER, Seconds, TargetError, VirtualAccount,
+    VirtualAccountStatus,
+};
+use crate::store::{Admission, Held, StoreError, Value};
 use crate::token::Ring;
 
 /// What a pass needs from the outside. The real one is in `controller`; tests simulate one that loses answers, freezes
@@ -58,6 +65,37 @@ pub trait Cluster: Send + Sync {
     fn replace_secret(&self, secret: &Secret) -> impl Future<Output = Result<String, CallError>> + Send;
     /// Deletes exactly this object in exactly this version.
     fn delete_secret(&self, namespace: &str, meta: &SecretMeta) -> impl Future<Output = Result<(), CallError>> + Send;
+    /// Sets or removes our finalizer on exactly this version of the account.
+    fn write_finalizer(
+        &self,
+        account: &VirtualAccount,
+        there: bool,
+    ) -> impl Future<Output = Result<VirtualAccount, CallError>> + Send;
+
+    /// Whether accounts of this namespace may use a path in a store; from what the watches show.
+    fn admit(&self, namespace: &str, at: &StorePath) -> Admission;
+    /// Whether this namespace is being deleted.
+    fn namespace_terminating(&self, namespace: &str) -> bool;
+    /// What a path in a store holds.
+    fn read_store(&self, at: &StorePath) -> impl Future<Output = Result<Held, StoreError>> + Send;
+    /// Writes over what was read; the new version.
+    fn write_store(
+        &self,
+        at: &StorePath,
+        value: &Value<'_>,
+        over: &Held,
+    ) -> impl Future<Output = Result<String, StoreError>> + Send;
+    /// Ends older versions but those that hold one of these tokens.
+    fn retire_store(
+        &self,
+        at: &StorePath,
+        held: &Held,
+        keep: &BTreeSet<String>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Removes what was read.
+    fn delete_store(&self, at: &StorePath, held: &Held) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Tells people what stays in stores although the account goes.
+    fn left_behind(&self, account: &VirtualAccount, at: &StorePath, why: &str);
 }
 
 /// Why a call did not do what was asked.
@@ -111,7 +149,8 @@ pub async fn pass<C: Cluster>(cluster: &C, id: &AccountId) -> Result<Option<Repo
     for _ in 0..ROUNDS {
         let desired = Desired::parse(&account, &cluster.limits());
         read = read.filter(|read| read.name == desired.secret.name);
-        let observed = observe(cluster, &account, &desired, read.as_ref());
+        let mut observed = observe(cluster, &account, &desired, read.as_ref());
+        observed.marks = marks(cluster, &desired, &observed).await;
         if let Plan::Act(act) = plan(&desired, &observed, cluster.now()) {
             let pass = Pass { cluster, desired: &desired, observed: &observed, act: &act };
             match pass.apply(Arc::clone(&account)).await {
@@ -119,9 +158,11 @@ pub async fn pass<C: Cluster>(cluster: &C, id: &AccountId) -> Result<Option<Repo
                 done => return done.map(Some),
             }
         }
-        let name = desired.secret.name.clone();
-        let secret = cluster.read_secret(&AccountId::new(&id.namespace, &name)).await?;
-        read = Some(Read { name, secret });
+        if desired.secret.enabled {
+            let name = desired.secret.name.clone();
+            let secret = cluster.read_secret(&AccountId::new(&id.namespace, &name)).await?;
+            read = Some(Read { name, secret });
+        }
         let Some(newer) = cluster.read_account(id).await? else { return Ok(None) };
         cluster.remember(id, Some(&newer));
         account = Arc::new(newer);
@@ -138,7 +179,8 @@ struct Read {
 fn observe<C: Cluster>(cluster: &C, account: &VirtualAccount, desired: &Desired, read: Option<&Read>) -> Observed {
     let (ring, ring_trouble) = cluster.keys();
     let (metas, position) = cluster.secrets(&desired.account);
-    let (named, others): (Vec<_>, Vec<_>) = metas.into_iter().partition(|meta| meta.name == desired.secret.name);
+    let is_named = |meta: &SecretMeta| desired.secret.enabled && meta.name == desired.secret.name;
+    let (named, others): (Vec<_>, Vec<_>) = metas.into_iter().partition(is_named);
     let secret = match (read, &ring) {
         (Some(read), Some(ring)) => {
             SecretView::Read(read.secret.as_ref().map(|secret| Box::new(SecretSeen::read(secret, desired, ring))))
@@ -148,7 +190,11 @@ fn observe<C: Cluster>(cluster: &C, account: &VirtualAccount, desired: &Desired,
     let status = account.status.clone().filter(|status| status.account.as_ref() == Some(&desired.account.to_string()));
     Observed {
         version: version_number(&account.resource_version().unwrap_or_default()),
-        ledger: Ledger::of(status.as_ref(), &desired.account.to_string(), &desired.secret.name),
+        ledger: Ledger::of(status.as_ref(), desired),
+        admissions: admissions(cluster, desired, status.as_ref()),
+        marks: BTreeSet::new(),
+        finalizer: account.finalizers().iter().any(|finalizer| finalizer == STORES_FINALIZER),
+        namespace_terminating: cluster.namespace_terminating(&desired.account.namespace),
         status,
         secret,
         strays: others.into_iter().filter(|meta| meta.same_uid(desired)).collect(),
@@ -158,6 +204,31 @@ fn observe<C: Cluster>(cluster: &C, account: &VirtualAccount, desired: &Desired,
         fresh_id: cluster.fresh_id(),
         may_reissue: cluster.may_reissue(),
     }
+}
+
+fn admissions<C: Cluster>(
+    cluster: &C,
+    desired: &Desired,
+    status: Option<&VirtualAccountStatus>,
+) -> BTreeMap<StorePath, Admission> {
+    let recorded = status.into_iter().flat_map(|status| &status.secret_stores);
+    let recorded =
+        recorded.map(|record| StorePath { store: record.store_ref.clone(), path: record.secret_path.clone() });
+    let all = desired.stores.iter().map(|store| store.at.clone()).chain(recorded);
+    all.map(|at| (at.clone(), cluster.admit(&desired.account.namespace, &at))).collect()
+}
+
+// Only where a Secret that was read holds something to adopt: what a store has then counts as delivered, too. A store that
+// cannot be read says nothing.
+async fn marks<C: Cluster>(cluster: &C, desired: &Desired, observed: &Observed) -> BTreeSet<String> {
+    let unknown = |entry: &crate::api::Entry| observed.ledger.entry(&entry.id).is_none();
+    let carried = observed.secret_read().map(|seen| [&seen.carried.token, &seen.carried.previous]);
+    if !carried.into_iter().flatten().flatten().any(unknown) {
+        return BTreeSet::new();
+    }
+    let open = desired.stores.iter().filter(|store| matches!(observed.admission(&store.at), Admission::Open { .. }));
+    let read = futures::future::join_all(open.map(|store| cluster.read_store(&store.at))).await;
+    read.into_iter().flatten().filter_map(|held| held.mark).map(|mark| mark.jti).collect()
 }
 
 /// One plan on its way.
@@ -172,29 +243,89 @@ impl<C: Cluster> Pass<'_, C> {
     async fn apply(&self, account: Arc<VirtualAccount>) -> Result<Report, CallError> {
         let Self { cluster, desired, observed, act } = *self;
         let mut account = account;
-        if act.record {
+        if act.delivers_to_stores() && !observed.finalizer {
+            account = self.set_finalizer(&account, true).await?;
+        }
+        if act.record || act.record_stores.is_some() {
             let status = recorded(desired, observed, act, cluster.now());
             account = self.write(&account, status).await?;
         }
-        let (outcome, trouble) = match self.write_secret().await {
+        let (secret, trouble) = match self.write_secret().await {
             Ok(outcome) => (outcome, None),
             Err(CallError::Conflict) => return Err(CallError::Conflict),
             Err(other) => (Outcome::Untouched, Some(other)),
         };
-        if self.delivered(&outcome) {
+        let stores = if trouble.is_none() { self.write_stores(&secret).await? } else { Vec::new() };
+        let mut outcomes = Outcomes { secret, stores, removed: Vec::new() };
+        // The clock may have gone wrong since the plan was made.
+        let clock = || Clock { now: cluster.now(), trusted: observed.clock_trusted && cluster.clock_trusted() };
+        let ledger = ledger_after(desired, act, &outcomes, clock());
+        if trouble.is_none() && self.replaces_strays(&outcomes.secret, &ledger) {
             self.clear_strays().await?;
         }
-        let now = cluster.now();
-        // The clock may have gone wrong since the plan was made.
-        let trusted = observed.clock_trusted && cluster.clock_trusted();
-        let status = finished(desired, observed, act, &outcome, Clock { now, trusted });
-        let wake_at = wake_at(desired, &status, act.block.as_ref(), now);
-        if account.status.as_ref() != Some(&status) {
-            self.write(&account, status).await?;
+        if trouble.is_none() && self.may_clean_up(&ledger) {
+            outcomes.removed = remove(cluster, desired, observed, &act.removals).await;
+            self.tell_left_behind(&account, &outcomes.removed);
+        }
+        let clock = clock();
+        let status = finished(desired, observed, act, &outcomes, clock);
+        let wake_at = wake_at(desired, &status, act.block.as_ref(), clock.now);
+        let wake_at = if self.skipped_stores(&outcomes) { Some(clock.now + Seconds(1)) } else { wake_at };
+        let free =
+            observed.finalizer && status.secret_stores.is_empty() && (desired.deleting() || desired.stores.is_empty());
+        if account.status.as_ref() != Some(&status) && !(free && desired.deleting()) {
+            account = self.write(&account, status).await?;
+        }
+        if free {
+            self.set_finalizer(&account, false).await?;
         }
         match trouble {
             Some(trouble) => Err(trouble),
             None => Ok(Report { wake_at, issued: act.issued, block: act.block.clone() }),
+        }
+    }
+
+    async fn set_finalizer(&self, account: &VirtualAccount, there: bool) -> Result<Arc<VirtualAccount>, CallError> {
+        let id = &self.desired.account;
+        self.cluster.remember(id, None);
+        let written = self.cluster.write_finalizer(account, there).await?;
+        self.cluster.remember(id, Some(&written));
+        Ok(Arc::new(written))
+    }
+
+    // With a token Secret a store is written only where the Secret is known to be right, or was read before the account.
+    async fn write_stores(&self, secret: &Outcome) -> Result<Vec<StoreOutcome>, CallError> {
+        let Self { cluster, desired, observed, act } = *self;
+        if !act.delivers_to_stores() || !self.knows_secret(secret) {
+            return Ok(vec![StoreOutcome::Untouched; act.stores.len()]);
+        }
+        Delivery::new(cluster, desired, observed, &act.ledger)?.run(&act.stores).await
+    }
+
+    fn knows_secret(&self, outcome: &Outcome) -> bool {
+        !self.desired.secret.enabled || self.observed.was_read() || self.delivered(outcome)
+    }
+
+    // The Secret's write failed in a pass that had not read it: the next pass reads it first.
+    fn skipped_stores(&self, outcomes: &Outcomes) -> bool {
+        self.act.delivers_to_stores() && !self.knows_secret(&outcomes.secret)
+    }
+
+    fn replaces_strays(&self, outcome: &Outcome, after: &Ledger) -> bool {
+        if self.desired.secret.enabled { self.delivered(outcome) } else { after.delivered() }
+    }
+
+    // What is no longer wanted goes when its successor is there, or when nothing will be delivered any more.
+    fn may_clean_up(&self, after: &Ledger) -> bool {
+        let Self { cluster, desired, observed, act } = *self;
+        after.delivered() || !deliverable(desired, observed, &act.ledger, cluster.now())
+    }
+
+    fn tell_left_behind(&self, account: &VirtualAccount, removed: &[RemovalOutcome]) {
+        for (removal, outcome) in self.act.removals.iter().zip(removed) {
+            if let RemovalOutcome::LeftBehind { why } = outcome {
+                self.cluster.left_behind(account, &removal.at, why);
+            }
         }
     }
 

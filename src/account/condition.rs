@@ -6,9 +6,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::desired::Desired;
 use super::issue::Block;
-use super::ledger::Ledger;
+use super::ledger::{Hold, Ledger, is_at};
 use super::observe::Observed;
-use crate::api::{Entry, Instant, Phase, Seconds, TokenSecretStatus, VirtualAccountStatus};
+use super::stores::NOT_OURS;
+use crate::api::{
+    Entry, Instant, Phase, Seconds, SecretStoreStatus, TargetError, TokenSecretStatus, VirtualAccountStatus,
+};
 use crate::condition::{self, Says};
 use crate::token::Standing;
 
@@ -24,6 +27,8 @@ pub struct Facts<'a> {
     pub block: Option<&'a Block>,
     /// The Secret after the pass.
     pub secret: Option<&'a TokenSecretStatus>,
+    /// The paths in stores after the pass.
+    pub stores: &'a [SecretStoreStatus],
     /// After the pass.
     pub now: Instant,
 }
@@ -43,6 +48,10 @@ pub enum Reason {
     Revoked,
     /// The Secret of that name is somebody else's.
     SecretNotOwned,
+    /// What a path in a store holds is somebody else's.
+    NotOurs,
+    /// A store may not be used, or not at that path.
+    NotAllowed,
     /// A target still lacks the first token.
     Delivering,
     /// A target fails and what it holds ends soon.
@@ -71,6 +80,8 @@ impl Reason {
             Self::KeyMissing => "KeyMissing",
             Self::Revoked => "Revoked",
             Self::SecretNotOwned => "SecretNotOwned",
+            Self::NotOurs => NOT_OURS,
+            Self::NotAllowed => "NotAllowed",
             Self::Delivering => "Delivering",
             Self::TokenEnding => "TokenEnding",
             Self::DeliveryFailing => "DeliveryFailing",
@@ -101,7 +112,7 @@ pub const SECRET_NOT_OWNED: &str = "SecretNotOwned";
 
 /// The conditions while the first token is on its way.
 pub fn issuing(before: &[Condition], generation: i64, now: Instant) -> Vec<Condition> {
-    let message = "the first token is recorded and on its way to the Secret";
+    let message = "the first token is recorded and on its way";
     let all = [("Ready", false), ("Delivered", false), ("Stalled", false)];
     all.iter().fold(before.to_vec(), |list, (kind, status)| {
         set(list, kind, &Verdict::new(*status, Reason::Issuing, message), generation, now)
@@ -123,13 +134,14 @@ pub fn conditions(before: &[Condition], facts: &Facts) -> Vec<Condition> {
     set(list, "Stalled", &stalled, generation, now)
 }
 
-/// When a delivery that fails turns from `DeliveryFailing` into `TokenEnding`: what the Secret holds is then good for
-/// less than `min(grace, 1h)`. `None` where it ends with the account anyway, or nothing fails.
+/// When a delivery that fails turns from `DeliveryFailing` into `TokenEnding`: what a target holds is then good for less
+/// than `min(grace, 1h)`. `None` where it ends with the account anyway, or nothing fails.
 pub fn token_ending(desired: &Desired, status: &VirtualAccountStatus) -> Option<Instant> {
-    let secret = status.token_secret.as_ref()?;
-    secret.error.as_ref()?;
-    let held = status.jwts.iter().find(|entry| Some(&entry.id) == secret.jwt_id.as_ref())?;
-    warns_at(desired, held)
+    let secret = status.token_secret.iter().map(|secret| (&secret.error, &secret.jwt_id));
+    let stores = status.secret_stores.iter().map(|store| (&store.error, &store.jwt_id));
+    let failing = secret.chain(stores).filter(|(error, _)| error.is_some());
+    let held = failing.filter_map(|(_, jti)| status.jwts.iter().find(|entry| Some(&entry.id) == jti.as_ref()));
+    held.filter_map(|held| warns_at(desired, held)).min()
 }
 
 fn warns_at(desired: &Desired, held: &Entry) -> Option<Instant> {
@@ -150,7 +162,7 @@ fn ready(facts: &Facts) -> Verdict {
 // What no delivery can cure.
 fn blocked(facts: &Facts) -> Option<Verdict> {
     let desired = facts.desired;
-    if desired.deleting {
+    if desired.deleting() {
         return Some(Verdict::new(
             false,
             Reason::Deleting,
@@ -187,8 +199,8 @@ fn key_missing(facts: &Facts) -> Option<Verdict> {
 fn revoked(facts: &Facts) -> Option<Verdict> {
     let ledger = facts.ledger;
     let newest = ledger.newest()?;
-    let held = ledger.secret.jti.as_deref().and_then(|jti| ledger.entry(jti));
-    let over = newest.phase == Phase::Revoked || held.is_some_and(|held| held.phase == Phase::Revoked);
+    let revoked = |entry: &Entry| entry.phase == Phase::Revoked;
+    let over = revoked(newest) || targets(facts).iter().filter_map(|target| target.held).any(revoked);
     over.then(|| {
         let next = match (facts.desired.suspend, newest.phase) {
             (true, Phase::Revoked) => "its successor waits for spec.suspend to end",
@@ -200,38 +212,97 @@ fn revoked(facts: &Facts) -> Option<Verdict> {
     })
 }
 
-fn failure<'a>(facts: &Facts<'a>) -> Option<&'a str> {
-    facts.secret.and_then(|secret| secret.error.as_ref()).map(|error| error.message.as_str())
+fn failure(facts: &Facts) -> Option<String> {
+    let failures: Vec<String> = targets(facts).iter().filter_map(Target::failure).collect();
+    (!failures.is_empty()).then(|| failures.join("; "))
 }
 
-// What the target's state says.
-fn delivery(facts: &Facts) -> Option<Verdict> {
-    let ledger = facts.ledger;
-    let not_owned = facts.secret.and_then(|s| s.error.as_ref()).filter(|error| error.reason == SECRET_NOT_OWNED);
-    if let Some(error) = not_owned {
-        return Some(Verdict::new(false, Reason::SecretNotOwned, error.message.clone()));
-    }
-    let newest = ledger.newest()?;
-    if ledger.delivered() {
-        return None;
-    }
-    let name = &facts.desired.secret.name;
-    let why = failure(facts).unwrap_or("the token is on its way");
-    let held = ledger.secret.jti.as_deref().filter(|_| ledger.secret.version.is_some());
-    match held.and_then(|jti| ledger.entry(jti)) {
-        None => Some(Verdict::new(false, Reason::Delivering, format!("Secret {name} holds no token yet: {why}"))),
-        Some(held) => {
-            let ends = held.expires_at;
-            let message = format!(
-                "Secret {name} lacks the newest token {}: {why}. It holds token {}, which stays valid until {ends}",
-                newest.id, held.id
-            );
-            let ending = warns_at(facts.desired, held).is_some_and(|at| facts.now >= at);
-            let reason = if ending { Reason::TokenEnding } else { Reason::DeliveryFailing };
-            Some(Verdict::new(!ending, reason, message))
-        }
+/// One place where the token should be.
+struct Target<'a> {
+    name: String,
+    held: Option<&'a Entry>,
+    delivered: bool,
+    error: Option<&'a TargetError>,
+}
+
+impl Target<'_> {
+    fn failure(&self) -> Option<String> {
+        self.error.map(|error| error.message.clone())
     }
 }
+
+fn targets<'a>(facts: &Facts<'a>) -> Vec<Target<'a>> {
+    let (desired, ledger) = (facts.desired, facts.ledger);
+    let newest = ledger.newest();
+    let target = |name: String, hold: &Hold, error: Option<&'a TargetError>| Target {
+        name,
+        held: hold.jti.as_deref().filter(|_| hold.version.is_some()).and_then(|jti| ledger.entry(jti)),
+        delivered: newest.is_some_and(|newest| hold.is(&newest.id)),
+        error,
+    };
+    let secret_error = facts.secret.and_then(|secret| secret.error.as_ref());
+    let secret =
+        desired.secret.enabled.then(|| target(format!("Secret {}", desired.secret.name), &ledger.secret, secret_error));
+    let stores = ledger.stores.iter().map(|store| {
+        let record = facts.stores.iter().find(|record| is_at(record, &store.at));
+        target(store.at.to_string(), &store.hold, record.and_then(|record| record.error.as_ref()))
+    });
+    secret.into_iter().chain(stores).collect()
+}
+
+/// Where the token goes, for people.
+pub fn places(desired: &Desired) -> String {
+    let secret = desired.secret.enabled.then(|| format!("Secret {}", desired.secret.name));
+    let stores = desired.stores.iter().map(|store| store.at.to_string());
+    secret.into_iter().chain(stores).collect::<Vec<_>>().join(", ")
+}
+
+// What the targets' states say; of several the worst.
+fn delivery(facts: &Facts) -> Option<Verdict> {
+    let targets = targets(facts);
+    let all = targets.iter().filter_map(|target| {
+        let error = target.error?;
+        let reason = match error.reason.as_str() {
+            SECRET_NOT_OWNED => Reason::SecretNotOwned,
+            NOT_OURS => Reason::NotOurs,
+            "NotAllowed" | "AmbientCredentialsNotAllowed" | "StoreNotFound" | "InvalidPath" => Reason::NotAllowed,
+            _ => return None,
+        };
+        Some(Verdict::new(false, reason, error.message.clone()))
+    });
+    if let Some(refused) = all.reduce(joined) {
+        return Some(refused);
+    }
+    let newest = facts.ledger.newest()?;
+    let lacking = targets.iter().filter(|target| !target.delivered).map(|target| lacking(facts, newest, target));
+    lacking.reduce(joined)
+}
+
+fn lacking(facts: &Facts, newest: &Entry, target: &Target) -> Verdict {
+    let name = &target.name;
+    let why = target.failure().unwrap_or_else(|| "the token is on its way".into());
+    let Some(held) = target.held else {
+        return Verdict::new(false, Reason::Delivering, format!("{name} holds no token yet: {why}"));
+    };
+    let (ends, held_id) = (held.expires_at, &held.id);
+    let message = format!(
+        "{name} lacks the newest token {}: {why}. It holds token {held_id}, which stays valid until {ends}",
+        newest.id
+    );
+    let ending = warns_at(facts.desired, held).is_some_and(|at| facts.now >= at);
+    let reason = if ending { Reason::TokenEnding } else { Reason::DeliveryFailing };
+    Verdict::new(!ending, reason, message)
+}
+
+// The first of the worst gives the reason; the messages of all stand in it, as many as fit.
+fn joined(one: Verdict, other: Verdict) -> Verdict {
+    let message = format!("{}; {}", one.message, other.message).chars().take(LONGEST_MESSAGE).collect();
+    let first = if one.status && !other.status { other } else { one };
+    Verdict { message, ..first }
+}
+
+/// The API server takes 32,768; nobody reads that.
+const LONGEST_MESSAGE: usize = 2_048;
 
 fn at_rest(facts: &Facts) -> Verdict {
     let (desired, ledger) = (facts.desired, facts.ledger);
@@ -280,24 +351,27 @@ fn at_rest(facts: &Facts) -> Verdict {
             Reason::Delivered,
             format!("the newest token is delivered; its successor waits: {CLOCK}"),
         ),
-        _ => Verdict::new(true, Reason::Delivered, format!("Secret {} holds the newest token", desired.secret.name)),
+        _ => Verdict::new(true, Reason::Delivered, holds(desired)),
     }
 }
 
 const CLOCK: &str =
     "the operator's clock and the API server's differ by more than --max-clock-skew; set the clock right";
 
+fn holds(desired: &Desired) -> String {
+    let holds = if desired.stores.len() + usize::from(desired.secret.enabled) > 1 { "hold" } else { "holds" };
+    format!("{} {holds} the newest token", places(desired))
+}
+
 // `None` where the state says "unchanged".
 fn delivered(facts: &Facts, ready: &Verdict) -> Option<Verdict> {
     match ready.reason {
         Reason::InvalidSpec | Reason::Expired | Reason::KeyMissing | Reason::Suspended | Reason::Deleting => {
-            let name = &facts.desired.secret.name;
             (facts.ledger.delivered() && ready.reason == Reason::Suspended)
-                .then(|| Verdict::new(true, Reason::Delivered, format!("Secret {name} holds the newest token")))
+                .then(|| Verdict::new(true, Reason::Delivered, holds(facts.desired)))
         }
         Reason::Disabled | Reason::LedgerFull | Reason::Delivered => {
-            let name = &facts.desired.secret.name;
-            Some(Verdict::new(true, Reason::Delivered, format!("Secret {name} holds the newest token")))
+            Some(Verdict::new(true, Reason::Delivered, holds(facts.desired)))
         }
         _ => Some(Verdict::new(false, ready.reason, ready.message.clone())),
     }

@@ -1,7 +1,7 @@
 //! When a pass runs: on a change of the account, of its Secret or of the key ring, and at the instants that a pass asked
 //! for. Knows no rules of the ledger.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::apply::{CallError, Cluster, Report, pass};
-use super::desired::Limits;
+use super::desired::{Limits, StorePath};
 use super::journal::{is_event, journal};
 use super::kubernetes::Kubernetes;
 
@@ -25,14 +25,18 @@ use super::seen::{SecretObject, Seen, Watches, lock};
 use crate::api::{AccountId, Instant, IssueReason, Seconds, VirtualAccount, VirtualAccountStatus};
 use crate::backoff;
 use crate::clock::{self, ServerClock};
-use crate::events::{Events, Severity};
+use crate::events::{Events, Notice, Severity};
 use crate::metrics::Metrics;
 use crate::queue::Queue;
+use crate::store::registry::Registry;
+use crate::store::{Admission, Held, StoreError, Value};
 use crate::token::{Ledgers as _, Ring, RingState, fresh_jti};
 use crate::watch::Change;
 
 /// After an error that is nobody's fault the next pass comes within this.
 const RETRY_CAP: Seconds = Seconds(5);
+/// So many passes at once. Those that wait for a store are many and cost nothing.
+const PASSES: usize = 256;
 /// After the API server is back, how long a pass may still wait for the first keys.
 const READY_POLL: Duration = Duration::from_millis(100);
 
@@ -52,8 +56,14 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// `--reissue-rate`
     pub reissue_rate: u32,
+    /// `--workers`
+    pub workers: usize,
     /// What the watches have seen.
     pub seen: Arc<Seen>,
+    /// The accounts that wait for a pass.
+    pub queue: Arc<Queue>,
+    /// All TokenStores.
+    pub stores: Arc<Registry>,
 }
 
 /// Runs passes.
@@ -65,7 +75,8 @@ pub struct Controller {
     events: Events,
     metrics: Arc<Metrics>,
     seen: Arc<Seen>,
-    queue: Queue,
+    stores: Arc<Registry>,
+    queue: Arc<Queue>,
     // Our own last write of an account that the watch has not shown yet.
     memory: Mutex<HashMap<AccountId, Arc<VirtualAccount>>>,
     // Errors in a row that were nobody's fault.
@@ -77,14 +88,15 @@ impl Controller {
     /// A controller that does nothing yet.
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
-            kubernetes: Kubernetes::new(parts.client),
+            kubernetes: Kubernetes::new(parts.client, parts.workers),
             limits: parts.limits,
             server_clock: parts.server_clock,
             keys: parts.keys,
             events: parts.events,
             metrics: parts.metrics,
             seen: parts.seen,
-            queue: Queue::new(),
+            stores: parts.stores,
+            queue: parts.queue,
             memory: Mutex::default(),
             failures: Mutex::default(),
             reissues: Mutex::new(Bucket::new(parts.reissue_rate)),
@@ -92,7 +104,7 @@ impl Controller {
     }
 
     /// Watches and works until `stop`; passes in hand are finished.
-    pub async fn run(self: Arc<Self>, watches: Watches, workers: usize, stop: CancellationToken) {
+    pub async fn run(self: Arc<Self>, watches: Watches, stop: CancellationToken) {
         let tasks = TaskTracker::new();
         let (on_account, on_secret) = (Arc::clone(&self), Arc::clone(&self));
         tasks.spawn(watches.accounts.run(move |change| on_account.account_changed(&change), stop.clone()));
@@ -104,7 +116,7 @@ impl Controller {
         tasks.spawn(async move {
             if stop_ready.run_until_cancelled(ready.until_ready()).await.is_some() {
                 info!(accounts = ready.seen.accounts.len(), "watches and key ring are in: working");
-                futures::future::join_all((0..workers).map(|_| ready.work())).await;
+                futures::future::join_all((0..PASSES).map(|_| ready.work())).await;
             }
         });
         stop.cancelled().await;
@@ -121,7 +133,7 @@ impl Controller {
     // No pass before everything was seen once: what looks missing may only not have been listed.
     async fn until_ready(&self) {
         let known = |state: &RingState| state.ring.is_some() || state.trouble.is_some();
-        while !(self.seen.synced() && known(&self.keys.borrow())) {
+        while !(self.seen.synced() && self.stores.synced() && known(&self.keys.borrow())) {
             tokio::time::sleep(READY_POLL).await;
         }
     }
@@ -141,6 +153,7 @@ impl Controller {
             Change::Applied(account) => {
                 self.metrics.account(account);
                 let id = identity(account.as_ref());
+                self.note_stores(&id, Some(account.as_ref()));
                 if !self.is_own_write(&id, account) {
                     self.queue.add(id);
                 }
@@ -148,12 +161,19 @@ impl Controller {
             Change::Deleted(account) => {
                 let id = identity(account.as_ref());
                 self.metrics.forget(&id);
+                self.note_stores(&id, None);
                 self.queue.forget(&id);
                 lock(&self.memory).remove(&id);
                 lock(&self.failures).remove(&id);
             }
             // After a full list the watch is right, also if its versions went back (a restored etcd).
             Change::Synced => lock(&self.memory).clear(),
+        }
+    }
+
+    fn note_stores(&self, id: &AccountId, account: Option<&VirtualAccount>) {
+        for store in self.seen.note_stores(id, account) {
+            self.stores.used(&store);
         }
     }
 
@@ -321,6 +341,41 @@ impl Cluster for Controller {
 
     async fn delete_secret(&self, namespace: &str, meta: &SecretMeta) -> Result<(), CallError> {
         self.kubernetes.delete_secret(namespace, meta).await
+    }
+
+    async fn write_finalizer(&self, account: &VirtualAccount, there: bool) -> Result<VirtualAccount, CallError> {
+        self.kubernetes.write_finalizer(account, there).await
+    }
+
+    fn admit(&self, namespace: &str, at: &StorePath) -> Admission {
+        self.stores.admit(namespace, &at.store, &at.path)
+    }
+
+    fn namespace_terminating(&self, namespace: &str) -> bool {
+        self.stores.namespace_terminating(namespace)
+    }
+
+    async fn read_store(&self, at: &StorePath) -> Result<Held, StoreError> {
+        self.stores.read(&at.store, &at.path).await
+    }
+
+    async fn write_store(&self, at: &StorePath, value: &Value<'_>, over: &Held) -> Result<String, StoreError> {
+        self.stores.write(&at.store, &at.path, value, over).await
+    }
+
+    async fn retire_store(&self, at: &StorePath, held: &Held, keep: &BTreeSet<String>) -> Result<(), StoreError> {
+        self.stores.retire(&at.store, &at.path, held, keep).await
+    }
+
+    async fn delete_store(&self, at: &StorePath, held: &Held) -> Result<(), StoreError> {
+        self.stores.delete(&at.store, &at.path, held).await
+    }
+
+    fn left_behind(&self, account: &VirtualAccount, at: &StorePath, why: &str) {
+        let message = format!("{at} still holds the token, which is refused online; remove it by hand: {why}");
+        warn!(account = %identity(account), reason = "LeftBehind", "{message}");
+        let notice = Notice { type_: Severity::Warning, reason: "LeftBehind", action: "CleanUp", message };
+        self.events.publish(account, notice);
     }
 }
 

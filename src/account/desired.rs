@@ -2,14 +2,15 @@
 //! date or a list of audiences. A mistake is not an error but a value: [`Desired::invalid`] issues nothing and says why.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use kube::ResourceExt;
 
 use super::schedule::{Schedule, account_end, seed};
 use crate::api::{
-    ADOPT_ANNOTATION, AccountId, DaysOrDuration, DeletionPolicy, GROUP, Instant, ROTATE_ANNOTATION, Seconds,
-    TokenSecret, VirtualAccount, VirtualAccountSpec,
+    ADOPT_ANNOTATION, AccountId, DaysOrDuration, DeletionPolicy, GROUP, Instant, ROTATE_ANNOTATION, SYNC_ANNOTATION,
+    Seconds, SecretStore, StoreId, TokenSecret, VirtualAccount, VirtualAccountSpec,
 };
 use crate::token::Algorithm;
 
@@ -34,6 +35,12 @@ pub struct Limits {
     pub algorithm: Algorithm,
     /// Namespace and name of the key ring's Secret, which no account may name.
     pub ring_secret: AccountId,
+    /// `--cluster-id`.
+    pub cluster_id: String,
+    /// `--store-check-interval`.
+    pub store_check_interval: Seconds,
+    /// `--cleanup-deadline`.
+    pub cleanup_deadline: Seconds,
 }
 
 /// An account as it should be.
@@ -45,8 +52,8 @@ pub struct Desired {
     pub uid: String,
     /// The generation that this was parsed from.
     pub generation: i64,
-    /// It is being deleted: nothing is issued or delivered any more.
-    pub deleting: bool,
+    /// Since when it is being deleted: nothing is issued or delivered any more.
+    pub deleted_at: Option<Instant>,
     /// Why the spec cannot be used. Grace ends, repairs and revocations go on.
     pub invalid: Option<Invalid>,
     /// What is odd but works, for the Ready condition.
@@ -67,6 +74,10 @@ pub struct Desired {
     pub adopt: bool,
     /// The token Secret.
     pub secret: SecretSpec,
+    /// The paths in secret stores.
+    pub stores: Vec<StoreSpec>,
+    /// The value of the annotation that asks for a look at every store.
+    pub sync: Option<String>,
     /// The operator's settings.
     pub limits: Arc<Limits>,
 }
@@ -89,9 +100,29 @@ pub struct Request {
     pub grace: Option<Seconds>,
 }
 
+/// A path in a secret store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StorePath {
+    /// The TokenStore.
+    pub store: StoreId,
+    /// As the spec names it.
+    pub path: String,
+}
+
+/// A path in a secret store as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreSpec {
+    /// Where.
+    pub at: StorePath,
+    /// What becomes of it.
+    pub policy: DeletionPolicy,
+}
+
 /// The token Secret as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretSpec {
+    /// Whether there is to be one.
+    pub enabled: bool,
     /// Its name.
     pub name: String,
     /// The user's labels.
@@ -116,12 +147,13 @@ impl Desired {
         let schedule = schedule(spec, &uid, limits, &mut notes);
         let audiences = audiences(spec, limits, &mut notes);
         let secret = secret(spec.token_secret.as_ref(), &id, limits, &mut notes);
+        let stores = stores(spec.secret_stores.as_deref().unwrap_or_default(), &secret, &id, &mut notes);
         let request = request(account, &mut notes);
         permissions(spec, &mut notes);
         Self {
             uid,
             generation: account.metadata.generation.unwrap_or_default(),
-            deleting: account.metadata.deletion_timestamp.is_some(),
+            deleted_at: account.metadata.deletion_timestamp.as_ref().map(|at| Instant::from_unix(at.0.as_second())),
             invalid: notes.invalid,
             remarks: notes.remarks,
             suspend: spec.suspend.unwrap_or_default(),
@@ -132,6 +164,11 @@ impl Desired {
             request,
             adopt: limits.adopt_restored || account.annotations().get(ADOPT_ANNOTATION).is_some_and(|v| v == "true"),
             secret,
+            stores,
+            sync: account
+                .annotations()
+                .get(SYNC_ANNOTATION)
+                .map(|value| value.chars().take(MAX_REQUEST_LENGTH).collect()),
             limits: Arc::clone(limits),
             account: id,
         }
@@ -142,9 +179,14 @@ impl Desired {
         self.audiences.clone().unwrap_or_else(|| vec![self.limits.default_audience.clone()])
     }
 
+    /// Whether the account is being deleted.
+    pub fn deleting(&self) -> bool {
+        self.deleted_at.is_some()
+    }
+
     /// Whether anything new may be issued.
     pub fn may_issue(&self, now: Instant) -> bool {
-        !self.deleting && !self.suspend && self.invalid.is_none() && !self.schedule.ended(now)
+        !self.deleting() && !self.suspend && self.invalid.is_none() && !self.schedule.ended(now)
     }
 
     /// The interval in force, for people: `90d`, or `-`.
@@ -265,7 +307,29 @@ fn secret(spec: Option<&TokenSecret>, account: &AccountId, limits: &Limits, note
             notes.invalid(&format!("spec.tokenSecret.{field}"), format!("{key:?} is reserved; remove it"));
         }
     }
-    SecretSpec { name, labels, annotations, policy: spec.deletion_policy.unwrap_or_default() }
+    let enabled = spec.enabled.unwrap_or(true);
+    SecretSpec { enabled, name, labels, annotations, policy: spec.deletion_policy.unwrap_or_default() }
+}
+
+// Of a path that is listed twice the first counts, so that a spec that slipped through does no harm.
+fn stores(spec: &[SecretStore], secret: &SecretSpec, account: &AccountId, notes: &mut Notes) -> Vec<StoreSpec> {
+    let mut seen = BTreeSet::new();
+    let mut stores = Vec::with_capacity(spec.len());
+    for (at, store) in spec.iter().enumerate() {
+        let namespace = store.store_ref.namespace.clone().unwrap_or_else(|| account.namespace.clone());
+        let id = StoreId { namespace, name: store.store_ref.name.clone() };
+        let path = StorePath { store: id, path: store.secret_path.clone() };
+        if seen.insert(path.clone()) {
+            stores.push(StoreSpec { at: path, policy: store.deletion_policy.unwrap_or_default() });
+        } else {
+            notes.invalid(&format!("spec.secretStores[{at}]"), "is listed twice; remove one of them");
+        }
+    }
+    if stores.is_empty() && !secret.enabled {
+        let message = "is false and spec.secretStores names no store; add a store or remove the field";
+        notes.invalid("spec.tokenSecret.enabled", message);
+    }
+    stores
 }
 
 // The schema refuses these too; a label that slips through would make a GitOps tool prune the Secret.
@@ -309,6 +373,12 @@ fn permissions(spec: &VirtualAccountSpec, notes: &mut Notes) {
     }
     if spec.permissions.is_empty() {
         notes.invalid("spec.permissions", "is empty; list at least one permission");
+    }
+}
+
+impl fmt::Display for StorePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in TokenStore {}/{}", self.path, self.store.namespace, self.store.name)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the tests of this module start from.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -43,6 +44,9 @@ pub(crate) fn limits() -> Arc<Limits> {
         adopt_restored: false,
         algorithm: Algorithm::Es256,
         ring_secret: AccountId::new("operator", "virtual-account-operator-keys"),
+        cluster_id: "cluster".into(),
+        store_check_interval: Seconds::hours(24),
+        cleanup_deadline: Seconds::hours(1),
     })
 }
 
@@ -109,6 +113,10 @@ impl Scene {
             ledger: Ledger::default(),
             secret: SecretView::Watched { meta: None, position: 50 },
             strays: Vec::new(),
+            admissions: BTreeMap::new(),
+            marks: BTreeSet::new(),
+            finalizer: false,
+            namespace_terminating: false,
             ring: Some(Arc::new(ring())),
             ring_trouble: None,
             clock_trusted: true,
@@ -136,7 +144,7 @@ impl Scene {
     }
 
     pub(crate) fn with_status(mut self, status: VirtualAccountStatus) -> Self {
-        self.observed.ledger = Ledger::of(Some(&status), "team/a", &self.desired.secret.name);
+        self.observed.ledger = Ledger::of(Some(&status), &self.desired);
         self.observed.status = Some(status);
         self
     }
@@ -175,7 +183,7 @@ impl Scene {
     /// What a pass records, if it ends like this.
     pub(crate) fn finish(&self, now: Instant, outcome: &Outcome) -> VirtualAccountStatus {
         let clock = Clock { now, trusted: self.observed.clock_trusted };
-        finished(&self.desired, &self.observed, &self.act(now), outcome, clock)
+        finished(&self.desired, &self.observed, &self.act(now), &outcome.clone().into(), clock)
     }
 
     /// Whether a pass would neither write nor read.

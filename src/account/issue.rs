@@ -2,7 +2,7 @@
 //! what is revoked, and what is adopted from a Secret that was read. Pure.
 
 use super::desired::{Desired, Request};
-use super::ledger::{CAPACITY, FUTURE, Ledger, SOFT_CAPACITY};
+use super::ledger::{Adoption, CAPACITY, FUTURE, Ledger, SOFT_CAPACITY};
 use super::observe::{Observed, SecretView};
 use super::secret::{ACCOUNT_LABEL, SecretSeen, allowed};
 use crate::api::{Entry, Instant, IssueReason, Phase, Seconds};
@@ -60,8 +60,14 @@ fn adopt(desired: &Desired, observed: &Observed, ledger: &mut Ledger, now: Insta
     }
     let Some(seen) = observed.secret_read().filter(|seen| seen.is_ours(desired)) else { return };
     if seen.meta.same_uid(desired) || desired.adopt {
-        let request = desired.request.as_ref().map(|request| request.value.as_str());
-        ledger.adopt(&seen.carried, request, &desired.revoked, now, observed.clock_trusted);
+        ledger.adopt(&Adoption {
+            carried: &seen.carried,
+            marks: &observed.marks,
+            request: desired.request.as_ref().map(|request| request.value.as_str()),
+            revoked: &desired.revoked,
+            now,
+            trusted: observed.clock_trusted,
+        });
     }
 }
 

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::condition::SECRET_NOT_OWNED;
-use crate::api::{Entry, IssueReason, Phase, VirtualAccountStatus};
+use super::stores::NOT_OURS;
+use crate::api::{Entry, IssueReason, Phase, TargetError, VirtualAccountStatus};
 use crate::events::{Notice, Severity};
+use crate::store::{STORE_DOWN, STORE_NOT_READY};
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,13 +55,13 @@ fn entry_lines(old: Option<&Entry>, entry: &Entry, after: &VirtualAccountStatus,
 }
 
 fn delivery(entry: &Entry, after: &VirtualAccountStatus) -> Line {
-    let secret = after.token_secret.as_ref().map(|secret| secret.name.as_str()).unwrap_or_default();
+    let places = places(after, &entry.id);
     let ends = entry.expires_at;
     let previous = after.jwts.iter().find(|other| other.id != entry.id && other.grace_ends_at.is_some());
     let grace = previous.and_then(|previous| previous.grace_ends_at.map(|end| (previous, end)));
     let grace =
         grace.map(|(previous, end)| format!("; token {} stops working at {end}", previous.id)).unwrap_or_default();
-    let message = format!("Secret {secret} holds token {} ({:?}), valid until {ends}{grace}", entry.id, entry.reason);
+    let message = format!("token {} ({:?}), valid until {ends}, is in {places}{grace}", entry.id, entry.reason);
     match entry.reason {
         IssueReason::First => line(Severity::Normal, "Issued", "Issue", message, entry),
         IssueReason::Adopted => {
@@ -87,17 +89,42 @@ fn left(entry: &Entry) -> Option<Line> {
     Some(line(Severity::Normal, "Retired", "Retire", message, entry))
 }
 
-// Once per failure and cause, not once per attempt.
-fn failed(before: &VirtualAccountStatus, after: &VirtualAccountStatus) -> Option<Line> {
-    let cause = |status: &VirtualAccountStatus| {
-        status.token_secret.as_ref().and_then(|secret| secret.error.as_ref()).map(|error| error.reason.clone())
-    };
-    let error = after.token_secret.as_ref().and_then(|secret| secret.error.as_ref())?;
-    if cause(before).as_ref() == Some(&error.reason) {
-        return None;
+fn places(status: &VirtualAccountStatus, jti: &str) -> String {
+    let secret = status.token_secret.iter().map(|secret| format!("Secret {}", secret.name));
+    let holding = status.secret_stores.iter().filter(|store| store.jwt_id.as_deref() == Some(jti));
+    let stores = holding.map(|store| {
+        format!("{} in TokenStore {}/{}", store.secret_path, store.store_ref.namespace, store.store_ref.name)
+    });
+    secret.chain(stores).collect::<Vec<_>>().join(", ")
+}
+
+// Once per target and cause, not once per attempt.
+fn failed(before: &VirtualAccountStatus, after: &VirtualAccountStatus) -> Vec<Line> {
+    let causes = errors(before);
+    let new = errors(after).into_iter().filter(|(target, error)| {
+        causes.get(target).is_none_or(|before| before.reason != error.reason)
+            && !matches!(error.reason.as_str(), STORE_DOWN | STORE_NOT_READY)
+    });
+    new.map(|(_, error)| plain(Severity::Warning, failure(&error.reason), "Deliver", error.message.clone())).collect()
+}
+
+fn failure(reason: &str) -> &'static str {
+    match reason {
+        SECRET_NOT_OWNED => SECRET_NOT_OWNED,
+        NOT_OURS => NOT_OURS,
+        "NotAllowed" => "NotAllowed",
+        _ => "DeliveryFailed",
     }
-    let reason = if error.reason == SECRET_NOT_OWNED { SECRET_NOT_OWNED } else { "DeliveryFailed" };
-    Some(plain(Severity::Warning, reason, "Deliver", error.message.clone()))
+}
+
+// By target: the Secret has no name here, as a renamed one is the same target.
+fn errors(status: &VirtualAccountStatus) -> BTreeMap<String, &TargetError> {
+    let secret = status.token_secret.iter().filter_map(|secret| Some((String::new(), secret.error.as_ref()?)));
+    let stores = status.secret_stores.iter().filter_map(|store| {
+        let target = format!("{}/{} {}", store.store_ref.namespace, store.store_ref.name, store.secret_path);
+        Some((target, store.error.as_ref()?))
+    });
+    secret.chain(stores).collect()
 }
 
 // What stands in the Ready condition and needs somebody: once, when it begins.

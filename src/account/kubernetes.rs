@@ -1,24 +1,30 @@
 //! The API calls of a pass. Each is one request, conditional where it writes; answers that hold a Secret are parsed here
 //! and not by kube, which logs a body that it cannot parse.
 
+use std::sync::Arc;
+
 use http::Request;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Request as Builder;
 use kube::{Client, Resource, ResourceExt};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::apply::CallError;
 use super::secret::{OPERATOR, SecretMeta};
-use crate::api::{AccountId, VirtualAccount, VirtualAccountStatus};
+use crate::api::{AccountId, STORES_FINALIZER, VirtualAccount, VirtualAccountStatus};
 use crate::client::describe;
 
 /// The API server, as a pass uses it.
 #[derive(Clone)]
 pub struct Kubernetes {
     client: Client,
+    // So many requests at once. Passes themselves are not counted: those that wait for a store hold up nobody.
+    slots: Arc<Semaphore>,
 }
 
 // All that is read of an answer to a write.
@@ -28,9 +34,14 @@ struct Written {
 }
 
 impl Kubernetes {
-    /// Through this client; its own retries must be off.
-    pub fn new(client: Client) -> Self {
-        Self { client }
+    /// Through this client, whose own retries must be off, with so many requests at once.
+    pub fn new(client: Client, requests: usize) -> Self {
+        Self { client, slots: Arc::new(Semaphore::new(requests)) }
+    }
+
+    // The semaphore is never closed.
+    async fn slot(&self) -> Option<SemaphorePermit<'_>> {
+        self.slots.acquire().await.ok()
     }
 
     /// Reads a Secret; `None`: there is none.
@@ -42,6 +53,7 @@ impl Kubernetes {
     /// Reads an account; `None`: there is none.
     pub async fn read_account(&self, id: &AccountId) -> Result<Option<VirtualAccount>, CallError> {
         let api: Api<VirtualAccount> = Api::namespaced(self.client.clone(), &id.namespace);
+        let _slot = self.slot().await;
         api.get_opt(&id.name).await.map_err(|error| call_error(&error))
     }
 
@@ -58,6 +70,7 @@ impl Kubernetes {
         next.metadata.resource_version.clone_from(&account.metadata.resource_version);
         next.status = Some(status);
         let api: Api<VirtualAccount> = Api::namespaced(self.client.clone(), &namespace);
+        let _slot = self.slot().await;
         match api.replace_status(&account.name_any(), &post(), &next).await {
             Ok(written) => Ok(written),
             // A refused status is nobody's target: the ledger cannot be recorded, so nothing else may happen.
@@ -66,6 +79,26 @@ impl Kubernetes {
                 other => other,
             }),
         }
+    }
+
+    /// Sets or removes our finalizer on exactly this object in exactly this version: a merge patch that names the version
+    /// is refused with 409 if the object has another one by now.
+    pub async fn write_finalizer(&self, account: &VirtualAccount, there: bool) -> Result<VirtualAccount, CallError> {
+        let others = account.finalizers().iter().filter(|finalizer| *finalizer != STORES_FINALIZER).cloned();
+        let finalizers: Vec<String> = others.chain(there.then(|| STORES_FINALIZER.to_owned())).collect();
+        let patch = json!({"metadata": {
+            "uid": account.metadata.uid,
+            "resourceVersion": account.metadata.resource_version,
+            "finalizers": finalizers,
+        }});
+        let api: Api<VirtualAccount> = Api::namespaced(self.client.clone(), &account.namespace().unwrap_or_default());
+        let params = PatchParams { field_manager: Some(OPERATOR.into()), ..PatchParams::default() };
+        let _slot = self.slot().await;
+        let patched = api.patch(&account.name_any(), &params, &Patch::Merge(patch)).await;
+        patched.map_err(|error| match call_error(&error) {
+            CallError::Refused { reason, message } => CallError::Unavailable(format!("{reason}: {message}")),
+            other => other,
+        })
     }
 
     /// Creates a Secret; its version.
@@ -105,6 +138,7 @@ impl Kubernetes {
     }
 
     async fn text(&self, request: Result<Request<Vec<u8>>, kube::core::request::Error>) -> Result<String, kube::Error> {
+        let _slot = self.slot().await;
         self.client.request_text(request.map_err(kube::Error::BuildRequest)?).await
     }
 }

@@ -4,7 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::api::{Entry, Instant, IssueReason, Phase, Seconds, VirtualAccountStatus};
+use super::desired::{Desired, StorePath};
+use crate::api::{Entry, Instant, IssueReason, Phase, Seconds, SecretStoreStatus, VirtualAccountStatus};
 use crate::token::Standing;
 
 /// At most this many entries.
@@ -23,6 +24,10 @@ pub struct Ledger {
     pub entries: Vec<Entry>,
     /// What the token Secret holds, as recorded.
     pub secret: Hold,
+    /// The spec asks for no token Secret: the stores alone are targets.
+    pub stores_only: bool,
+    /// What each path in a store holds that the spec names, as recorded, in the spec's order.
+    pub stores: Vec<StoreHold>,
     /// Handled rotate requests, the newest first.
     pub handled: Vec<String>,
 }
@@ -34,6 +39,15 @@ pub struct Hold {
     pub jti: Option<String>,
     /// The target's version when it was last written or checked; `None`: it must be written or read before it counts.
     pub version: Option<String>,
+}
+
+/// What one path in a store holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreHold {
+    /// Which.
+    pub at: StorePath,
+    /// What it holds.
+    pub hold: Hold,
 }
 
 /// What decides how a ledger settles.
@@ -52,6 +66,23 @@ pub struct Settling {
     pub confirmed: bool,
 }
 
+/// Of what a pass has read: what a lost ledger is put together from.
+#[derive(Clone, Copy, Debug)]
+pub struct Adoption<'a> {
+    /// What the Secret carries.
+    pub carried: &'a Carried,
+    /// The tokens that the marks of readable stores name: they count as held.
+    pub marks: &'a BTreeSet<String>,
+    /// The rotate annotation's value.
+    pub request: Option<&'a str>,
+    /// `revokedJwtIds`
+    pub revoked: &'a BTreeSet<String>,
+    /// When.
+    pub now: Instant,
+    /// Whether the clock can be trusted. If not, nothing is from the future: a newer token would be overwritten.
+    pub trusted: bool,
+}
+
 /// A Secret's content, read back into entries (only what verifies and signs again to the same bytes).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
@@ -68,22 +99,19 @@ pub struct Carried {
 impl Ledger {
     /// As a status records it. A status of another account counts as lost. Of a Secret with another name only the token
     /// is known: it is out there, until the Secret of the new name holds one.
-    pub fn of(status: Option<&VirtualAccountStatus>, account: &str, secret_name: &str) -> Self {
-        let Some(status) = status.filter(|status| status.account.as_deref() == Some(account)) else {
-            return Self::default();
-        };
+    pub fn of(status: Option<&VirtualAccountStatus>, desired: &Desired) -> Self {
+        let none = VirtualAccountStatus::default();
+        let account = desired.account.to_string();
+        let status = status.filter(|status| status.account.as_ref() == Some(&account)).unwrap_or(&none);
         let mut entries = status.jwts.clone();
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.issued_at));
         let mut ids = BTreeSet::new();
         entries.retain(|entry| ids.insert(entry.id.clone()));
-        let secret = status.token_secret.as_ref();
-        let named = secret.filter(|secret| secret.name == secret_name);
         Self {
             entries,
-            secret: Hold {
-                jti: secret.and_then(|secret| secret.jwt_id.clone()),
-                version: named.and_then(|secret| secret.resource_version.clone()),
-            },
+            secret: secret_hold(status, desired),
+            stores_only: !desired.secret.enabled,
+            stores: desired.stores.iter().map(|store| store_hold(status, &store.at)).collect(),
             handled: status.handled_rotate_requests.clone(),
         }
     }
@@ -98,20 +126,40 @@ impl Ledger {
         self.entries.iter().find(|entry| entry.id == jti)
     }
 
+    /// What each target holds, the Secret first.
+    fn holds_of_targets(&self) -> impl Iterator<Item = &Hold> {
+        let secret = (!self.stores_only).then_some(&self.secret);
+        secret.into_iter().chain(self.stores.iter().map(|store| &store.hold))
+    }
+
     /// The oldest token that any target holds: entries below it have a successor everywhere. A target that holds
     /// nothing, or something unknown, counts as the beginning of time (rule 3, *m*).
     fn held_by_all(&self) -> Instant {
-        let held = self.secret.jti.as_deref().and_then(|jti| self.entry(jti));
-        held.map_or(Instant::from_unix(0), |entry| entry.issued_at)
+        let issued = |hold: &Hold| hold.jti.as_deref().and_then(|jti| self.entry(jti)).map(|entry| entry.issued_at);
+        let nothing = Instant::from_unix(0);
+        self.holds_of_targets().map(|hold| issued(hold).unwrap_or(nothing)).min().unwrap_or(nothing)
     }
 
-    fn holds(&self, jti: &str) -> bool {
-        self.secret.jti.as_deref() == Some(jti)
+    /// Whether any target holds this token.
+    pub fn holds(&self, jti: &str) -> bool {
+        self.holds_of_targets().any(|hold| hold.jti.as_deref() == Some(jti))
+    }
+
+    // One that is over and that only a store holds would fill the ledger while the store fails: its place is needed.
+    fn held_for(&self, entry: &Entry) -> bool {
+        let secret = !self.stores_only && self.secret.jti.as_ref() == Some(&entry.id);
+        secret || (self.holds(&entry.id) && self.entries.len() < SOFT_CAPACITY)
+    }
+
+    /// Whether the Secret holds the newest token, or is not asked for.
+    pub fn in_secret(&self) -> bool {
+        self.stores_only || self.newest().is_some_and(|newest| self.secret.is(&newest.id))
     }
 
     /// Whether every target holds the newest token.
     pub fn delivered(&self) -> bool {
-        self.secret.version.is_some() && self.newest().is_some_and(|newest| self.holds(&newest.id))
+        self.newest()
+            .is_some_and(|newest| self.in_secret() && self.stores.iter().all(|store| store.hold.is(&newest.id)))
     }
 
     /// Phases, grace ends and what leaves (rule 3). With an untrusted clock nothing is superseded or retired.
@@ -154,7 +202,7 @@ impl Ledger {
     fn leaves(&self, entry: &Entry, m: Instant, by: &Settling) -> bool {
         let held = self.holds(&entry.id);
         let past = |end: Instant| by.trusted && by.planned >= end + by.skew;
-        let expired = !held && past(entry.expires_at);
+        let expired = !self.held_for(entry) && past(entry.expires_at);
         if entry.phase == Phase::Revoked {
             return !held && entry.issued_at < m && (by.confirmed || expired);
         }
@@ -196,19 +244,12 @@ impl Ledger {
         self.handled.truncate(REQUESTS_REMEMBERED);
     }
 
-    /// Takes over what a Secret just read holds and the ledger lacks ("Lost or rolled-back status"). `request` is the
-    /// rotate annotation's value. With an untrusted clock nothing is from the future: a newer token would be overwritten.
-    pub fn adopt(
-        &mut self,
-        carried: &Carried,
-        request: Option<&str>,
-        revoked: &BTreeSet<String>,
-        now: Instant,
-        trusted: bool,
-    ) {
+    /// Takes over what a Secret just read holds and the ledger lacks ("Lost or rolled-back status").
+    pub fn adopt(&mut self, from: &Adoption) {
+        let Adoption { carried, marks, request, revoked, now, trusted } = *from;
         self.count_newer_content(carried);
-        let held = self.secret.jti.as_deref().and_then(|jti| self.entry(jti));
-        let newest_held = held.map(|entry| entry.issued_at);
+        let held = |ledger: &Self, jti: &String| ledger.holds(jti) || marks.contains(jti);
+        let newest_held = self.entries.iter().filter(|entry| held(self, &entry.id)).map(|entry| entry.issued_at).max();
         let unknown = |entry: &&Entry| {
             now < entry.expires_at
                 && (!trusted || entry.issued_at <= now + FUTURE)
@@ -219,15 +260,19 @@ impl Ledger {
         let mut adopted: Vec<Entry> =
             [&carried.token, &carried.previous].into_iter().flatten().filter(unknown).cloned().collect();
         adopted.dedup_by(|a, b| a.issued_at == b.issued_at);
+        if self.is_rolled_back(carried, &adopted) {
+            self.stores.iter_mut().for_each(|store| store.hold = Hold::default());
+        }
         let Some(first) = adopted.first() else { return };
         if carried.token.as_ref() == Some(first) {
             self.secret.jti = Some(first.id.clone());
         }
-        let (from, holds) = (first.issued_at, self.secret.jti.clone());
-        self.entries.retain(|entry| {
-            let gives_way = entry.issued_at >= from || adopted.iter().any(|a| a.issued_at == entry.issued_at);
-            !gives_way || holds.as_ref() == Some(&entry.id)
-        });
+        let from = first.issued_at;
+        let gives_way =
+            |entry: &Entry| entry.issued_at >= from || adopted.iter().any(|a| a.issued_at == entry.issued_at);
+        let stays: Vec<bool> = self.entries.iter().map(|entry| !gives_way(entry) || held(self, &entry.id)).collect();
+        let mut stays = stays.into_iter();
+        self.entries.retain(|_| stays.next().unwrap_or_default());
         self.entries.extend(adopted);
         self.entries.sort_by_key(|entry| std::cmp::Reverse(entry.issued_at));
         self.drop_surplus();
@@ -236,6 +281,12 @@ impl Ledger {
         {
             self.handle(request);
         }
+    }
+
+    // What the stores hold is then not known either: their marks are read again.
+    fn is_rolled_back(&self, carried: &Carried, adopted: &[Entry]) -> bool {
+        let newer = |token: &Entry| self.newest().is_none_or(|newest| token.issued_at > newest.issued_at);
+        !adopted.is_empty() || carried.token.as_ref().is_some_and(newer)
     }
 
     // Content just read from the Secret counts only if it is newer than what is recorded.
@@ -253,6 +304,15 @@ impl Ledger {
             let Some(at) = self.entries.iter().rposition(|entry| !self.holds(&entry.id)) else { return };
             self.entries.remove(at);
         }
+    }
+
+    /// The tokens that are good beside the newest: what their versions in stores are kept for.
+    pub fn living(&self, now: Instant) -> BTreeSet<String> {
+        let lives = |entry: &&Entry| {
+            let ends = entry.grace_ends_at.unwrap_or(entry.expires_at).min(entry.expires_at);
+            entry.phase != Phase::Revoked && now < ends
+        };
+        self.entries.iter().skip(1).filter(lives).map(|entry| entry.id.clone()).collect()
     }
 
     /// Whether this request was acted on.
@@ -285,4 +345,31 @@ impl Ledger {
     pub fn last_spec_change(&self) -> Option<Instant> {
         self.entries.iter().filter(|entry| entry.reason == IssueReason::SpecChange).map(|entry| entry.issued_at).max()
     }
+}
+
+impl Hold {
+    /// Whether this token was delivered there and the target's version is known.
+    pub fn is(&self, jti: &str) -> bool {
+        self.version.is_some() && self.jti.as_deref() == Some(jti)
+    }
+}
+
+fn secret_hold(status: &VirtualAccountStatus, desired: &Desired) -> Hold {
+    let secret = status.token_secret.as_ref();
+    let named = secret.filter(|secret| secret.name == desired.secret.name);
+    Hold {
+        jti: secret.and_then(|secret| secret.jwt_id.clone()),
+        version: named.and_then(|secret| secret.resource_version.clone()),
+    }
+}
+
+fn store_hold(status: &VirtualAccountStatus, at: &StorePath) -> StoreHold {
+    let recorded = status.secret_stores.iter().find(|store| is_at(store, at));
+    let hold = recorded.map(|store| Hold { jti: store.jwt_id.clone(), version: store.version.clone() });
+    StoreHold { at: at.clone(), hold: hold.unwrap_or_default() }
+}
+
+/// Whether a recorded target is this one.
+pub fn is_at(recorded: &SecretStoreStatus, at: &StorePath) -> bool {
+    recorded.store_ref == at.store && recorded.secret_path == at.path
 }

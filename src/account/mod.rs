@@ -13,6 +13,7 @@
 pub mod apply;
 pub mod condition;
 pub mod controller;
+mod deliver;
 pub mod desired;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -28,3 +29,4 @@ pub mod schedule;
 pub mod secret;
 pub mod seen;
 pub mod status;
+pub mod stores;

@@ -1,10 +1,13 @@
 //! What a pass knows of the world: plain data for `plan`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::ledger::Ledger;
+use super::desired::{Desired, StorePath};
+use super::ledger::{Ledger, is_at};
 use super::secret::{SecretMeta, SecretSeen};
-use crate::api::{Entry, TokenSecretStatus, VirtualAccountStatus};
+use crate::api::{Entry, SecretStoreStatus, TokenSecretStatus, VirtualAccountStatus};
+use crate::store::Admission;
 use crate::token::{Ring, Standing};
 
 /// The world as one pass sees it.
@@ -20,6 +23,14 @@ pub struct Observed {
     pub secret: SecretView,
     /// Secrets with our label that the account no longer names.
     pub strays: Vec<SecretMeta>,
+    /// Whether each path in a store that the spec names or the status records may be used.
+    pub admissions: BTreeMap<StorePath, Admission>,
+    /// After an ordered read that found something to adopt: the tokens that the marks of readable stores name.
+    pub marks: BTreeSet<String>,
+    /// Whether our finalizer holds the account back.
+    pub finalizer: bool,
+    /// Whether the account's namespace is being deleted.
+    pub namespace_terminating: bool,
     /// The signing keys; `None` until the key ring was read for the first time.
     pub ring: Option<Arc<Ring>>,
     /// Why nothing may be signed anew, if so: the key ring's trouble, with the cure.
@@ -58,6 +69,57 @@ impl Observed {
         self.status.as_ref()?.token_secret.as_ref().filter(|secret| secret.name == name)
     }
 
+    /// The recorded state of this path in a store.
+    pub fn store_status(&self, at: &StorePath) -> Option<&SecretStoreStatus> {
+        self.status.as_ref()?.secret_stores.iter().find(|record| is_at(record, at))
+    }
+
+    /// Whether nothing is recorded of this path, so that nothing may have been written there.
+    pub fn is_new_to_stores(&self, at: &StorePath) -> bool {
+        self.store_status(at).is_none()
+    }
+
+    /// Whether this path may be used.
+    pub fn admission(&self, at: &StorePath) -> &Admission {
+        // Every path of spec and status is looked up before the plan is made.
+        self.admissions.get(at).unwrap_or(&UNKNOWN)
+    }
+
+    /// The records of paths that are to be cleaned up: those that the spec no longer names; all of them, and what the spec
+    /// names, if the account is being deleted and held back for it.
+    pub fn unwanted_stores(&self, desired: &Desired) -> Vec<SecretStoreStatus> {
+        let recorded = self.status.as_ref().map(|status| status.secret_stores.clone()).unwrap_or_default();
+        if !desired.deleting() {
+            let named = |record: &SecretStoreStatus| desired.stores.iter().any(|store| is_at(record, &store.at));
+            return recorded.into_iter().filter(|record| !named(record)).collect();
+        }
+        if !self.finalizer {
+            return Vec::new();
+        }
+        // A status that was lost must not leave tokens behind. With a recorded one all is known.
+        let unrecorded =
+            desired.stores.iter().filter(|store| self.status.is_none() && self.is_new_to_stores(&store.at));
+        let unrecorded: Vec<SecretStoreStatus> = unrecorded
+            .map(|store| SecretStoreStatus {
+                store_ref: store.at.store.clone(),
+                secret_path: store.at.path.clone(),
+                deletion_policy: store.policy,
+                ..SecretStoreStatus::default()
+            })
+            .collect();
+        recorded.into_iter().chain(unrecorded).collect()
+    }
+
+    /// Whether the Secret was read before the account was, in this pass.
+    pub fn was_read(&self) -> bool {
+        matches!(self.secret, SecretView::Read(_))
+    }
+
+    /// Whether the spec has changed since the status was written.
+    pub fn is_new_generation(&self, desired: &Desired) -> bool {
+        self.status.as_ref().and_then(|status| status.observed_generation) != Some(desired.generation)
+    }
+
     /// The Secret, if it was read in this pass.
     pub fn secret_read(&self) -> Option<&SecretSeen> {
         match &self.secret {
@@ -66,6 +128,8 @@ impl Observed {
         }
     }
 }
+
+static UNKNOWN: Admission = Admission::Refused { reason: "StoreNotFound", message: String::new() };
 
 /// A resource version as a number (stable since Kubernetes 1.35; before that true of every release).
 pub fn version_number(text: &str) -> u64 {

@@ -9,7 +9,8 @@ use super::issue::{Block, Issue, issue};
 use super::ledger::Ledger;
 use super::observe::{Observed, SecretView, version_number};
 use super::secret::{Image, SecretMeta, allowed};
-use crate::api::{Entry, Instant, IssueReason, Phase, Seconds};
+use super::stores::{Removal, StoreAction, StoreStep, recorded_stores, removals, store_steps};
+use crate::api::{Entry, Instant, IssueReason, Phase, Seconds, SecretStoreStatus};
 use crate::token::Standing;
 
 /// What a pass does.
@@ -28,6 +29,8 @@ pub struct Act {
     pub at: Instant,
     /// Whether the ledger below must be recorded before anything is delivered.
     pub record: bool,
+    /// The paths in stores that must be recorded before anything is written there; `None`: they are.
+    pub record_stores: Option<Vec<SecretStoreStatus>>,
     /// The ledger that the rest of the pass stands on.
     pub ledger: Ledger,
     /// Why an entry was added, if one was.
@@ -38,6 +41,17 @@ pub struct Act {
     pub secret: SecretStep,
     /// Secrets that the account no longer names, to be deleted or released once the new one is delivered.
     pub strays: Vec<SecretMeta>,
+    /// What happens to the paths in stores that the spec names, in its order.
+    pub stores: Vec<StoreStep>,
+    /// What happens to paths that are no longer wanted, once the others hold the newest token.
+    pub removals: Vec<Removal>,
+}
+
+impl Act {
+    /// Whether a store may be written in this pass.
+    pub fn delivers_to_stores(&self) -> bool {
+        self.stores.iter().any(|step| matches!(step.action, StoreAction::Deliver { .. }))
+    }
 }
 
 /// What happens to the token Secret.
@@ -88,15 +102,25 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Instant) -> Plan {
         return Plan::ReadInOrder;
     }
     let deliverable = deliverable(desired, observed, &issue.ledger, now);
-    Plan::Act(Box::new(Act {
+    let stores = store_steps(desired, observed, &issue.ledger, now);
+    let act = Act {
         at: now,
         record: issue.ledger != observed.ledger,
+        record_stores: recorded_stores(desired, observed, &stores),
         strays: if deliverable { observed.strays.clone() } else { Vec::new() },
         ledger: issue.ledger,
         issued: issue.reason,
         block: issue.block,
         secret,
-    }))
+        stores,
+        removals: removals(desired, observed, now),
+    };
+    // A store is written only where the Secret is known to be right, or was read before the account.
+    let secret_unknown = act.secret == SecretStep::Wait && matches!(observed.secret, SecretView::Watched { .. });
+    if secret_unknown && act.delivers_to_stores() {
+        return Plan::ReadInOrder;
+    }
+    Plan::Act(Box::new(act))
 }
 
 /// The retry delay's cap for an account.
@@ -109,7 +133,7 @@ fn may_attempt(desired: &Desired, observed: &Observed, now: Instant) -> bool {
     let Some(next) = observed.secret_status(&desired.secret.name).and_then(|secret| secret.next_attempt_at) else {
         return true;
     };
-    let changed = observed.status.as_ref().and_then(|status| status.observed_generation) != Some(desired.generation);
+    let changed = observed.is_new_generation(desired);
     let requested = desired.request.as_ref().is_some_and(|request| !observed.ledger.handles(&request.value));
     now >= next || next > now + retry_cap(desired) || changed || (requested && desired.may_issue(now))
 }
@@ -117,7 +141,7 @@ fn may_attempt(desired: &Desired, observed: &Observed, now: Instant) -> bool {
 // Rule 6, and what has no recorded version to stand on.
 fn must_read(desired: &Desired, observed: &Observed, now: Instant) -> bool {
     let SecretView::Watched { meta, position } = &observed.secret else { return false };
-    if desired.deleting || observed.ring.is_none() {
+    if desired.deleting() || observed.ring.is_none() || !desired.secret.enabled {
         return false;
     }
     let recorded = observed.ledger.secret.version.as_deref().map(version_number);
@@ -151,7 +175,7 @@ fn lags(observed: &Observed) -> bool {
 
 /// Whether the newest token may be delivered: it is good, and the account is not over.
 pub fn deliverable(desired: &Desired, observed: &Observed, ledger: &Ledger, now: Instant) -> bool {
-    !desired.deleting
+    !desired.deleting()
         && !desired.schedule.ended(now)
         && ledger.newest().is_some_and(|newest| {
             newest.phase != Phase::Revoked && now < newest.expires_at && usable(desired, observed, newest)
@@ -164,6 +188,9 @@ fn usable(desired: &Desired, observed: &Observed, entry: &Entry) -> bool {
 
 fn secret_step(desired: &Desired, observed: &Observed, issue: &Issue, now: Instant) -> SecretStep {
     let ledger = &issue.ledger;
+    if !desired.secret.enabled {
+        return SecretStep::Nothing;
+    }
     let Some(newest) = ledger.newest().filter(|_| deliverable(desired, observed, ledger, now)) else {
         return SecretStep::Nothing;
     };
@@ -171,17 +198,20 @@ fn secret_step(desired: &Desired, observed: &Observed, issue: &Issue, now: Insta
     let image = Image { token: newest.clone(), previous, handled: ledger.handled.first().cloned() };
     match (&observed.secret, &observed.ring) {
         (SecretView::Read(seen), Some(ring)) => match seen.as_deref() {
+            None if !may_attempt(desired, observed, now) => SecretStep::Wait,
             None => SecretStep::Create(image),
             Some(seen) if !seen.is_ours(desired) => SecretStep::NotOwned { owner: seen.owner_for_people() },
             Some(seen) if seen.is_as_desired(&image, desired, ring) => {
                 SecretStep::Confirm { version: seen.meta.version.clone() }
             }
+            // It was read for a store's sake.
+            Some(_) if !may_attempt(desired, observed, now) => SecretStep::Wait,
             Some(seen) if seen.stuck => SecretStep::Recreate { image, base: seen.meta.clone() },
             Some(seen) => SecretStep::Replace { image, base: seen.meta.clone() },
         },
         (SecretView::Watched { meta, .. }, _) => {
             let skew = desired.limits.max_clock_skew;
-            let holds_newest = ledger.delivered() && !ledger.previous_is_over(now, skew, observed.clock_trusted);
+            let holds_newest = ledger.in_secret() && !ledger.previous_is_over(now, skew, observed.clock_trusted);
             if holds_newest {
                 return SecretStep::Keep;
             }

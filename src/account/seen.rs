@@ -9,7 +9,8 @@ use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 
 use super::secret::{ACCOUNT_LABEL, SecretMeta};
-use crate::api::{AccountId, GROUP, VirtualAccount};
+use crate::api::{AccountId, GROUP, StoreId, VirtualAccount};
+use crate::store::registry::Concern;
 use crate::token::Ledgers;
 use crate::watch::{Cache, Watch, prune_secret};
 
@@ -24,6 +25,9 @@ pub struct Seen {
     pub secrets: Arc<Cache<SecretObject>>,
     // Which Secrets carry an account's label.
     by_account: Mutex<HashMap<AccountId, BTreeSet<String>>>,
+    // Which accounts name a store, in spec or status; and which stores an account named last.
+    by_store: Mutex<HashMap<StoreId, BTreeSet<AccountId>>>,
+    stores_of: Mutex<HashMap<AccountId, BTreeSet<StoreId>>>,
 }
 
 /// The two watches, to be run by [`super::controller::Controller::run`].
@@ -37,7 +41,13 @@ impl Seen {
     pub fn new(client: &Client) -> (Arc<Self>, Watches) {
         let accounts = Watch::<VirtualAccount>::all(client.clone()).prune(prune_account);
         let secrets = Watch::<SecretObject>::all(client.clone()).labels(ACCOUNT_LABEL).prune(prune_secret);
-        let seen = Self { accounts: accounts.cache(), secrets: secrets.cache(), by_account: Mutex::default() };
+        let seen = Self {
+            accounts: accounts.cache(),
+            secrets: secrets.cache(),
+            by_account: Mutex::default(),
+            by_store: Mutex::default(),
+            stores_of: Mutex::default(),
+        };
         (Arc::new(seen), Watches { accounts, secrets })
     }
 
@@ -60,6 +70,43 @@ impl Seen {
             index.remove(&account);
         }
         Some(account)
+    }
+
+    /// Remembers which stores an account uses; those of which it is news. `None`: the account is gone.
+    pub(super) fn note_stores(&self, id: &AccountId, account: Option<&VirtualAccount>) -> BTreeSet<StoreId> {
+        let now = account.map(|account| stores_named(id, account)).unwrap_or_default();
+        let mut stores_of = lock(&self.stores_of);
+        let before = if now.is_empty() { stores_of.remove(id) } else { stores_of.insert(id.clone(), now.clone()) };
+        let before = before.unwrap_or_default();
+        let mut by_store = lock(&self.by_store);
+        for store in before.difference(&now) {
+            if let Some(users) = by_store.get_mut(store) {
+                users.remove(id);
+            }
+        }
+        for store in now.difference(&before) {
+            by_store.entry(store.clone()).or_default().insert(id.clone());
+        }
+        by_store.retain(|_, users| !users.is_empty());
+        before.symmetric_difference(&now).cloned().collect()
+    }
+
+    /// The accounts that use a store; `None`: not known yet.
+    pub fn users_of(&self, store: &StoreId) -> Option<Vec<AccountId>> {
+        let users = || lock(&self.by_store).get(store).map(|users| users.iter().cloned().collect()).unwrap_or_default();
+        (self.accounts.synced() && self.accounts.unreadable().is_empty()).then(users)
+    }
+
+    /// The accounts whose stores a change concerns.
+    pub fn concerned(&self, concern: &Concern) -> Vec<AccountId> {
+        match concern {
+            Concern::Store(store) => {
+                lock(&self.by_store).get(store).map(|users| users.iter().cloned().collect()).unwrap_or_default()
+            }
+            Concern::Namespace(namespace) => {
+                lock(&self.stores_of).keys().filter(|id| id.namespace == *namespace).cloned().collect()
+            }
+        }
     }
 
     /// The Secrets that carry the account's label.
@@ -99,6 +146,15 @@ impl Ledgers for Seen {
         let lost = |id: &AccountId| self.accounts.get(id).is_some_and(|account| empty(&account));
         !self.accounts.unreadable().is_empty() || index.keys().any(lost)
     }
+}
+
+fn stores_named(id: &AccountId, account: &VirtualAccount) -> BTreeSet<StoreId> {
+    let named = account.spec.secret_stores.iter().flatten().map(|store| StoreId {
+        namespace: store.store_ref.namespace.clone().unwrap_or_else(|| id.namespace.clone()),
+        name: store.store_ref.name.clone(),
+    });
+    let recorded = account.status.iter().flat_map(|status| &status.secret_stores).map(|store| store.store_ref.clone());
+    named.chain(recorded).collect()
 }
 
 // Of the metadata only what a pass reads stays: kubectl's copy of the manifest alone would double an account's size.

@@ -3,9 +3,10 @@
 use super::condition::{Facts, conditions, issuing, token_ending};
 use super::desired::Desired;
 use super::issue::Block;
-use super::ledger::{Hold, Ledger, Settling};
+use super::ledger::{Hold, Ledger, Settling, is_at};
 use super::observe::Observed;
 use super::plan::{Act, SecretStep, retry_cap};
+use super::stores::{self, RemovalOutcome, StoreOutcome, StoresAfter, stores_after};
 use crate::api::{Entry, Instant, IssueReason, Phase, Seconds, TargetError, TokenSecretStatus, VirtualAccountStatus};
 use crate::backoff;
 use crate::token::Standing;
@@ -24,6 +25,23 @@ pub enum Outcome {
     Failed(TargetError),
 }
 
+/// What came of everything that a pass did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcomes {
+    /// Of the token Secret.
+    pub secret: Outcome,
+    /// Of the paths in stores that the spec names, in its order; empty: none was tried.
+    pub stores: Vec<StoreOutcome>,
+    /// Of the paths that are no longer wanted, in the plan's order; empty: none was tried.
+    pub removed: Vec<RemovalOutcome>,
+}
+
+impl From<Outcome> for Outcomes {
+    fn from(secret: Outcome) -> Self {
+        Self { secret, stores: Vec::new(), removed: Vec::new() }
+    }
+}
+
 /// The clock after the deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clock {
@@ -36,8 +54,12 @@ pub struct Clock {
 /// The status of the write-ahead write: the ledger and what follows from it. Conditions stay, but at first issue.
 pub fn recorded(desired: &Desired, observed: &Observed, act: &Act, now: Instant) -> VirtualAccountStatus {
     let mut status = with_ledger(desired, observed, &act.ledger, act.block.as_ref(), now);
+    if let Some(stores) = &act.record_stores {
+        status.secret_stores.clone_from(stores);
+    }
+    forget_in_records(&mut status, &act.ledger);
     let held = &act.ledger.secret;
-    if *held != Hold::default() {
+    if desired.secret.enabled && *held != Hold::default() {
         let before = observed.secret_status(&desired.secret.name).cloned().unwrap_or_default();
         status.token_secret = Some(TokenSecretStatus {
             name: desired.secret.name.clone(),
@@ -59,19 +81,31 @@ pub fn finished(
     desired: &Desired,
     observed: &Observed,
     act: &Act,
-    outcome: &Outcome,
+    outcomes: &Outcomes,
     clock: Clock,
 ) -> VirtualAccountStatus {
     let now = clock.now;
-    let ledger = ledger_after(desired, act, outcome, clock);
+    let ledger = ledger_after(desired, act, outcomes, clock);
     let mut status = with_ledger(desired, observed, &ledger, act.block.as_ref(), now);
-    status.token_secret = Some(secret_after(desired, observed, act, &ledger, outcome, now));
+    let secret = secret_after(desired, observed, act, &ledger, &outcomes.secret, now);
+    status.token_secret = desired.secret.enabled.then_some(secret);
+    let untried = |count| vec![StoreOutcome::Untouched; count];
+    let stores = if outcomes.stores.is_empty() { untried(act.stores.len()) } else { outcomes.stores.clone() };
+    let untouched = vec![RemovalOutcome::Untouched; act.removals.len()];
+    let removed = if outcomes.removed.is_empty() { &untouched } else { &outcomes.removed };
+    let (steps, removals) = (&act.stores, &act.removals);
+    let after = StoresAfter { steps, outcomes: &stores, removals, removed, issued: act.issued };
+    status.secret_stores = stores_after(desired, observed, &ledger, &after, now);
+    if stores.iter().any(|outcome| *outcome != StoreOutcome::Untouched) {
+        status.handled_sync_request.clone_from(&desired.sync);
+    }
     let facts = Facts {
         desired,
         observed,
         ledger: &ledger,
         block: act.block.as_ref(),
         secret: status.token_secret.as_ref(),
+        stores: &status.secret_stores,
         now,
     };
     status.conditions = conditions(&status.conditions, &facts);
@@ -80,8 +114,15 @@ pub fn finished(
 }
 
 /// The ledger after the deliveries.
-pub fn ledger_after(desired: &Desired, act: &Act, outcome: &Outcome, clock: Clock) -> Ledger {
+pub fn ledger_after(desired: &Desired, act: &Act, outcomes: &Outcomes, clock: Clock) -> Ledger {
     let mut ledger = act.ledger.clone();
+    let outcome = &outcomes.secret;
+    let newest = ledger.newest().map(|newest| newest.id.clone());
+    for (store, outcome) in ledger.stores.iter_mut().zip(&outcomes.stores) {
+        if let StoreOutcome::Holds { version, .. } = outcome {
+            store.hold = Hold { jti: newest.clone(), version: Some(version.clone()) };
+        }
+    }
     match (outcome, &act.secret) {
         (Outcome::Delivered { version }, _) | (_, SecretStep::Confirm { version }) => {
             ledger.secret.jti = ledger.newest().map(|newest| newest.id.clone());
@@ -91,6 +132,7 @@ pub fn ledger_after(desired: &Desired, act: &Act, outcome: &Outcome, clock: Cloc
     }
     let over = |newest: &Entry| newest.phase == Phase::Revoked || clock.now >= newest.expires_at;
     let confirmed = match (outcome, &act.secret) {
+        _ if !desired.secret.enabled => true,
         (Outcome::Delivered { .. }, _) => true,
         (_, SecretStep::Keep | SecretStep::Confirm { .. } | SecretStep::NotOwned { .. }) => true,
         (_, SecretStep::Nothing) => ledger.newest().is_none_or(over),
@@ -118,8 +160,15 @@ pub fn wake_at(
         Some(Block::Clock) => Some(now + CLOCK_RECHECK),
         _ => None,
     };
-    let single =
-        [newest, retry, blocked, status.next_scheduled_rotation, desired.schedule.end, token_ending(desired, status)];
+    let single = [
+        newest,
+        retry,
+        blocked,
+        status.next_scheduled_rotation,
+        desired.schedule.end,
+        token_ending(desired, status),
+        stores::wake_at(desired, status),
+    ];
     leaving.chain(single.into_iter().flatten()).filter(|instant| *instant > now).min()
 }
 
@@ -143,6 +192,16 @@ fn with_ledger(
         jwts: ledger.entries.clone(),
         handled_rotate_requests: ledger.handled.clone(),
         ..observed.status.clone().unwrap_or_default()
+    }
+}
+
+// What a rolled-back status says of stores is not believed: their marks are read again.
+fn forget_in_records(status: &mut VirtualAccountStatus, ledger: &Ledger) {
+    for store in &ledger.stores {
+        for record in status.secret_stores.iter_mut().filter(|record| is_at(record, &store.at)) {
+            record.jwt_id.clone_from(&store.hold.jti);
+            record.version.clone_from(&store.hold.version);
+        }
     }
 }
 
@@ -184,8 +243,7 @@ fn secret_after(
     match (outcome, &act.secret) {
         (Outcome::Failed(error), _) => {
             // A new generation or a request starts the count anew.
-            let stored = observed.status.as_ref().and_then(|status| status.observed_generation);
-            let anew = stored != Some(desired.generation) || act.issued == Some(IssueReason::Request);
+            let anew = observed.is_new_generation(desired) || act.issued == Some(IssueReason::Request);
             let failures = before.failures.filter(|_| !anew).unwrap_or_default().saturating_add(1);
             let delay = backoff::delay(failures.unsigned_abs(), retry_cap(desired), &desired.uid);
             TokenSecretStatus {

@@ -45,7 +45,7 @@ pub(super) const STORE_NOT_FOUND: &str = "StoreNotFound";
 /// The provider cannot have the path.
 pub(super) const INVALID_PATH: &str = "InvalidPath";
 /// The store's credentials or spec do not work, as opening it showed.
-pub(super) const STORE_NOT_READY: &str = "StoreNotReady";
+pub const STORE_NOT_READY: &str = "StoreNotReady";
 /// The spec cannot be used by anybody.
 pub(super) const INVALID_SPEC: &str = "InvalidSpec";
 /// The store would borrow the operator's credentials.

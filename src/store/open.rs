@@ -5,6 +5,8 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use super::aws_secrets_manager::SecretsManager;
+use super::vault::Vault;
 use super::{ErrorKind, Identity, Network, Store, StoreError};
 use crate::api::TokenStoreSpec;
 
@@ -17,8 +19,22 @@ pub type Open = Arc<
 
 /// The real providers.
 pub fn providers() -> Open {
-    Arc::new(|_spec, _identity, _network| {
-        let none = StoreError::new(ErrorKind::Invalid, "InvalidSpec", "spec names no provider that this version knows");
-        async { Err(none) }.boxed()
-    })
+    Arc::new(|spec, identity, network| open(spec, identity, network).boxed())
+}
+
+async fn open(
+    spec: TokenStoreSpec,
+    identity: Arc<dyn Identity>,
+    network: Network,
+) -> Result<Box<dyn Store>, StoreError> {
+    let prefix = spec.path_prefix.as_deref();
+    match &spec {
+        TokenStoreSpec { hashicorp_vault: Some(vault), .. } => {
+            Ok(Box::new(Vault::open(vault, identity, network).await?))
+        }
+        TokenStoreSpec { aws_secrets_manager: Some(aws), .. } => {
+            Ok(Box::new(SecretsManager::open(aws, prefix, identity, network)?))
+        }
+        _ => Err(StoreError::new(ErrorKind::Invalid, "InvalidSpec", "spec names no provider that this version knows")),
+    }
 }

@@ -3,7 +3,7 @@
 //! A call yields before it takes effect, so that the scheduler can freeze a writer, drop it (a crash) or let its write
 //! land while it waits. Writes are judged by `invariants` when they take effect.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,11 +15,12 @@ use rand::{Rng, SeedableRng};
 
 use super::invariants::Book;
 use crate::account::apply::{CallError, Cluster};
-use crate::account::desired::{Desired, Limits};
+use crate::account::desired::{Desired, Limits, StorePath};
 use crate::account::fixtures;
 use crate::account::observe::version_number;
 use crate::account::secret::{ACCOUNT_LABEL, SecretMeta};
 use crate::api::{AccountId, Instant, Permission, Seconds, VirtualAccount, VirtualAccountStatus};
+use crate::store::{Admission, Held, StoreError, Value};
 use crate::token::{Key, KeyMaterial, Ring};
 
 pub(super) const ACCOUNT: &str = "a";
@@ -552,6 +553,36 @@ impl Cluster for Writer {
         let (name, uid, version) = (meta.name.clone(), meta.uid.clone(), meta.version.clone());
         self.versioned(Write::Delete { name, uid, version }).await.map(drop)
     }
+
+    async fn write_finalizer(&self, _: &VirtualAccount, _: bool) -> Result<VirtualAccount, CallError> {
+        unreachable!("no stores")
+    }
+
+    fn admit(&self, _: &str, _: &StorePath) -> Admission {
+        unreachable!("no stores")
+    }
+
+    fn namespace_terminating(&self, _: &str) -> bool {
+        false
+    }
+
+    async fn read_store(&self, _: &StorePath) -> Result<Held, StoreError> {
+        unreachable!("no stores")
+    }
+
+    async fn write_store(&self, _: &StorePath, _: &Value<'_>, _: &Held) -> Result<String, StoreError> {
+        unreachable!("no stores")
+    }
+
+    async fn retire_store(&self, _: &StorePath, _: &Held, _: &BTreeSet<String>) -> Result<(), StoreError> {
+        unreachable!("no stores")
+    }
+
+    async fn delete_store(&self, _: &StorePath, _: &Held) -> Result<(), StoreError> {
+        unreachable!("no stores")
+    }
+
+    fn left_behind(&self, _: &VirtualAccount, _: &StorePath, _: &str) {}
 }
 
 /// Pending once.

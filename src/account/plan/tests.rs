@@ -29,7 +29,18 @@ fn image(token: &Entry, previous: Option<&Entry>) -> Image {
 /// Nothing happens.
 fn rest(scene: &Scene, now: Instant) -> Act {
     let ledger = scene.observed.ledger.clone();
-    Act { at: now, record: false, ledger, issued: None, block: None, secret: SecretStep::Keep, strays: Vec::new() }
+    Act {
+        at: now,
+        record: false,
+        record_stores: None,
+        ledger,
+        issued: None,
+        block: None,
+        secret: SecretStep::Keep,
+        strays: Vec::new(),
+        stores: Vec::new(),
+        removals: Vec::new(),
+    }
 }
 
 fn blocked(scene: &Scene, now: Instant, block: Block) -> Act {
@@ -46,7 +57,7 @@ fn the_first_token_is_recorded_and_then_created() {
         issued: Some(IssueReason::First),
         block: None,
         secret: SecretStep::Create(image(&new, None)),
-        strays: Vec::new(),
+        ..rest(&Scene::new(), at(0))
     };
     assert_eq!(Scene::new().act(at(0)), expected);
 }

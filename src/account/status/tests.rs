@@ -47,7 +47,7 @@ fn every_state_has_its_conditions() {
     revoked.desired.suspend = false;
     let expired = change(|s| s.desired.schedule.end = Some(at(14 * HOUR)));
     let missing = change(|s| s.observed.ledger.entries[0].key_id = "gone".into());
-    let deleting = change(|s| s.desired.deleting = true);
+    let deleting = change(|s| s.desired.deleted_at = Some(at(0)));
     let renamed = change(|s| {
         s.desired.secret.name = "other".into();
         *s = s.clone().with_status(s.observed.status.clone().unwrap_or_default());
@@ -115,7 +115,8 @@ fn a_grace_period_counts_from_the_clock_after_the_delivery_and_never_beyond_the_
     let scene = settled();
     let (due, slow) = (at(12 * HOUR), at(12 * HOUR + 50));
     let after = |now, trusted| {
-        let status = finished(&scene.desired, &scene.observed, &scene.act(due), &delivered(), Clock { now, trusted });
+        let status =
+            finished(&scene.desired, &scene.observed, &scene.act(due), &delivered().into(), Clock { now, trusted });
         (status.jwts[0].phase, status.jwts[1].phase, status.jwts[1].grace_ends_at)
     };
     assert_eq!(after(slow - Seconds(51), true).2, Some(at(14 * HOUR - 1)));

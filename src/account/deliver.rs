@@ -1,0 +1,208 @@
+//! The calls of a pass to secret stores: look, write what is lacking, end older versions, clean up. What is to be done was
+//! decided by [`super::stores`]; whether a path is ours is decided by [`crate::store::judge`] on what was just read there.
+
+use std::collections::BTreeSet;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use futures::future::join_all;
+
+use super::apply::{CallError, Cluster};
+use super::desired::{Desired, StorePath};
+use super::ledger::Ledger;
+use super::observe::Observed;
+use super::stores::{
+    NOT_OURS, Removal, RemovalAction, RemovalOutcome, StoreAction, StoreOutcome, StoreStep, is_hopeless,
+};
+use crate::api::{AccountId, Entry};
+use crate::store::{ErrorKind, Held, Mark, Owner, Presence, StoreError, Value, Verdict, foreign, judge};
+use crate::token::{Token, derive};
+
+/// How often a path is looked at anew after something else was found there than expected.
+const ROUNDS: usize = 2;
+
+/// What a pass delivers to stores, and to whom it belongs.
+pub(super) struct Delivery<'a, C> {
+    cluster: &'a C,
+    desired: &'a Desired,
+    observed: &'a Observed,
+    ledger: &'a Ledger,
+    entry: &'a Entry,
+    token: Token,
+    digest: [u8; 32],
+    mark: Mark,
+}
+
+impl<'a, C: Cluster> Delivery<'a, C> {
+    /// The newest token of this ledger.
+    pub(super) fn new(
+        cluster: &'a C,
+        desired: &'a Desired,
+        observed: &'a Observed,
+        ledger: &'a Ledger,
+    ) -> Result<Self, CallError> {
+        let unavailable = |why: &str| CallError::Unavailable(why.to_owned());
+        let ring = observed.ring.as_ref().ok_or_else(|| unavailable("the key ring is not loaded"))?;
+        let entry = ledger.newest().ok_or_else(|| unavailable("there is no token"))?;
+        let token = derive(entry, &desired.account, ring).map_err(|error| unavailable(&error.to_string()))?;
+        let mut sum = [0; 32];
+        sum.copy_from_slice(digest(&SHA256, token.expose().as_bytes()).as_ref());
+        let mark = Mark {
+            owner: owner(desired),
+            jti: entry.id.clone(),
+            sequence: entry.issued_at.as_unix(),
+            expires_at: entry.expires_at,
+        };
+        Ok(Self { cluster, desired, observed, ledger, entry, token, digest: sum, mark })
+    }
+
+    /// All paths at once; each has its own outcome. An error means that the pass stands on something stale.
+    pub(super) async fn run(&self, steps: &[StoreStep]) -> Result<Vec<StoreOutcome>, CallError> {
+        let all = join_all(steps.iter().map(|step| self.step(step))).await;
+        all.into_iter().collect()
+    }
+
+    async fn step(&self, step: &StoreStep) -> Result<StoreOutcome, CallError> {
+        let StoreAction::Deliver { take_over } = &step.action else { return Ok(StoreOutcome::Untouched) };
+        match self.deliver(&step.at, take_over).await {
+            Ok(holds) => Ok(holds),
+            Err(Trouble::Store(error)) => Ok(StoreOutcome::Failed(error)),
+            Err(Trouble::Stale(error)) => Err(error),
+        }
+    }
+
+    async fn deliver(&self, at: &StorePath, take_over: &[String]) -> Result<StoreOutcome, Trouble> {
+        let mut conflict = None;
+        for _ in 0..ROUNDS {
+            let held = self.cluster.read_store(at).await?;
+            match judge(&held, &self.mark, &self.digest, take_over) {
+                Verdict::Holds => {
+                    let leftover = self.retire(at, &held).await.err();
+                    return Ok(StoreOutcome::Holds { version: held.version.unwrap_or_default(), leftover });
+                }
+                Verdict::NotOurs { owner } => return Err(not_ours(at, &owner).into()),
+                Verdict::NotOlder { jti } => self.confirm_unknown(&jti).await?,
+                Verdict::Write => {}
+            }
+            let value = Value { token: &self.token, mark: &self.mark };
+            match self.cluster.write_store(at, &value, &held).await {
+                Ok(version) => {
+                    let leftover = self.retire_replaced(at, &held).await.err();
+                    return Ok(StoreOutcome::Holds { version, leftover });
+                }
+                Err(error) if error.kind == ErrorKind::Conflict => conflict = Some(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let other = || StoreError::new(ErrorKind::Conflict, "Conflict", format!("{at} is changed by somebody else"));
+        Err(conflict.unwrap_or_else(other).into())
+    }
+
+    // Rule 1: a token that is not older than ours is replaced only if, by an ordered read, neither the Secret nor the ledger
+    // has it.
+    async fn confirm_unknown(&self, jti: &str) -> Result<(), Trouble> {
+        let stale = |error| Trouble::Stale(error);
+        let account = &self.desired.account;
+        if self.desired.secret.enabled {
+            let id = AccountId::new(&account.namespace, &self.desired.secret.name);
+            let secret = self.cluster.read_secret(&id).await.map_err(stale)?;
+            let data = secret.and_then(|secret| secret.data).unwrap_or_default();
+            if data.get("jti").is_some_and(|value| value.0 == jti.as_bytes()) {
+                return Err(stale(CallError::Conflict));
+            }
+        }
+        let read = self.cluster.read_account(account).await.map_err(stale)?;
+        let status = read.and_then(|account| account.status).unwrap_or_default();
+        if status.jwts.iter().any(|entry| entry.id == jti) || !status.jwts.iter().any(|entry| entry.id == self.entry.id)
+        {
+            return Err(stale(CallError::Conflict));
+        }
+        Ok(())
+    }
+
+    // What was replaced is mostly in its grace; if not, its version ends at once.
+    async fn retire_replaced(&self, at: &StorePath, before: &Held) -> Result<(), StoreError> {
+        let lives = |jti: &String| self.keep().contains(jti);
+        if before.older || before.jti.as_ref().is_some_and(|jti| *jti != self.mark.jti && !lives(jti)) {
+            let held = self.cluster.read_store(at).await?;
+            return self.retire(at, &held).await;
+        }
+        Ok(())
+    }
+
+    // Versions whose token's grace is over; by a wrong clock none is.
+    async fn retire(&self, at: &StorePath, held: &Held) -> Result<(), StoreError> {
+        if held.older && self.observed.clock_trusted && self.cluster.clock_trusted() {
+            return self.cluster.retire_store(at, held, &self.keep()).await;
+        }
+        Ok(())
+    }
+
+    fn keep(&self) -> BTreeSet<String> {
+        self.ledger.living(self.cluster.now() - self.desired.limits.max_clock_skew)
+    }
+}
+
+/// Cleans up what is no longer wanted. All paths at once.
+pub(super) async fn remove<C: Cluster>(
+    cluster: &C,
+    desired: &Desired,
+    observed: &Observed,
+    removals: &[Removal],
+) -> Vec<RemovalOutcome> {
+    join_all(removals.iter().map(|removal| remove_one(cluster, desired, observed, removal))).await
+}
+
+async fn remove_one<C: Cluster>(
+    cluster: &C,
+    desired: &Desired,
+    observed: &Observed,
+    removal: &Removal,
+) -> RemovalOutcome {
+    match removal.action {
+        RemovalAction::Wait => RemovalOutcome::Untouched,
+        RemovalAction::Release => RemovalOutcome::Gone,
+        RemovalAction::GiveUp { ref why } => RemovalOutcome::LeftBehind { why: why.clone() },
+        RemovalAction::Delete => match delete(cluster, desired, &removal.at).await {
+            Ok(()) => RemovalOutcome::Gone,
+            // The credentials went with the namespace and do not come back.
+            Err(error) if desired.deleting() && observed.namespace_terminating && is_hopeless(&error) => {
+                RemovalOutcome::LeftBehind { why: error.message }
+            }
+            Err(error) => RemovalOutcome::Failed(error),
+        },
+    }
+}
+
+async fn delete<C: Cluster>(cluster: &C, desired: &Desired, at: &StorePath) -> Result<(), StoreError> {
+    let held = cluster.read_store(at).await?;
+    if held.presence == Presence::Present && foreign(&held, &owner(desired), &[]).is_none() {
+        cluster.delete_store(at, &held).await?;
+    }
+    Ok(())
+}
+
+fn owner(desired: &Desired) -> Owner {
+    Owner { cluster: desired.limits.cluster_id.clone(), account: desired.account.to_string(), uid: desired.uid.clone() }
+}
+
+fn not_ours(at: &StorePath, owner: &str) -> StoreError {
+    let message = format!(
+        "{at} belongs to {owner} and is left alone; choose another secretPath, delete what is there, or let the TokenStore \
+         take it over (spec.takeOverFrom)"
+    );
+    StoreError::new(ErrorKind::Invalid, NOT_OURS, message)
+}
+
+/// Why a path was not brought up to date.
+enum Trouble {
+    /// The store's.
+    Store(StoreError),
+    /// What the pass stands on is stale, or the API server does not answer.
+    Stale(CallError),
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}

@@ -1,0 +1,19 @@
+//! What every secret store must do: one suite of clauses (`contract`), run against each provider on the most real server
+//! there is. To add a provider, write a file with its `Instance` and one line of `contract!`, and name it here.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a failure is the test's verdict")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod aws;
+mod bao;
+mod contract;
+mod fault;
+mod memory;
+mod moto;
+mod pages;
+mod secrets_manager;
+mod server;
+mod story;
+mod troubles;
+mod vault;
