@@ -26,6 +26,7 @@ pub mod identity;
 mod mark;
 pub mod memory;
 pub mod network;
+mod news;
 pub mod open;
 pub mod path;
 mod provider;

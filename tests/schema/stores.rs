@@ -52,7 +52,7 @@ fn merge(object: &mut Value, more: Value) {
     object.as_object_mut().unwrap().extend(more);
 }
 
-fn auth(auth: Value) -> Value {
+fn auth(auth: &Value) -> Value {
     vault(json!({ "auth": auth }))
 }
 
@@ -60,7 +60,7 @@ fn prefix(text: &str) -> Value {
     json!({"pathPrefix": text})
 }
 
-fn allowed(allowed: Value) -> Value {
+fn allowed(allowed: &Value) -> Value {
     json!({"allowedNamespaces": allowed, "pathPrefix": "/{namespace}/"})
 }
 
@@ -106,19 +106,19 @@ async fn a_store_for_others_has_a_prefix() {
     let labels = json!({"matchLabels": {"vault": "yes"}});
     accepted(vec![
         json!({"allowedNamespaces": {"from": "Same"}}),
-        allowed(json!({"from": "Same"})),
-        allowed(json!({"from": "All"})),
-        allowed(json!({"from": "Selector", "selector": labels})),
-        allowed(json!({"from": "Selector", "selector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}})),
+        allowed(&json!({"from": "Same"})),
+        allowed(&json!({"from": "All"})),
+        allowed(&json!({"from": "Selector", "selector": labels})),
+        allowed(&json!({"from": "Selector", "selector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}})),
     ])
     .await;
     refused(vec![
         (json!({"allowedNamespaces": {"from": "All"}}), NEEDED),
         (json!({"allowedNamespaces": {"from": "Selector", "selector": labels}}), NEEDED),
-        (allowed(json!({"from": "Selector"})), SELECTOR),
-        (allowed(json!({"from": "All", "selector": labels})), SELECTOR),
-        (allowed(json!({})), "spec.allowedNamespaces.from: Required value"),
-        (allowed(json!({"from": "Some"})), "spec.allowedNamespaces.from: Unsupported value: \"Some\""),
+        (allowed(&json!({"from": "Selector"})), SELECTOR),
+        (allowed(&json!({"from": "All", "selector": labels})), SELECTOR),
+        (allowed(&json!({})), "spec.allowedNamespaces.from: Required value"),
+        (allowed(&json!({"from": "Some"})), "spec.allowedNamespaces.from: Unsupported value: \"Some\""),
     ])
     .await;
 }
@@ -158,30 +158,30 @@ async fn vault_has_an_address_and_one_way_to_log_in() {
     let token = json!({"name": "a", "key": "b"});
     accepted(vec![
         vault(json!({"namespace": "admin", "mount": "kv/a", "caBundle": {"name": "vault-ca", "key": "ca.crt"}})),
-        auth(json!({"kubernetes": {"role": "va", "serviceAccountRef": account, "mountPath": "k8s", "audience": "v"}})),
-        auth(json!({"appRole": {"roleId": "id", "secretIdRef": token}})),
+        auth(&json!({"kubernetes": {"role": "va", "serviceAccountRef": account, "mountPath": "k8s", "audience": "v"}})),
+        auth(&json!({"appRole": {"roleId": "id", "secretIdRef": token}})),
         address("http://127.0.0.1:8200/"),
     ])
     .await;
     let mut table = vec![
-        (auth(json!({})), AUTH),
-        (auth(json!({"tokenRef": token, "appRole": {"roleId": "id", "secretIdRef": token}})), AUTH),
+        (auth(&json!({})), AUTH),
+        (auth(&json!({"tokenRef": token, "appRole": {"roleId": "id", "secretIdRef": token}})), AUTH),
         (vault(json!({"auth": null})), "spec.hashicorpVault.auth: Required value"),
         (vault(json!({"address": null})), "spec.hashicorpVault.address: Required value"),
-        (auth(json!({"tokenRef": {"name": "a"}})), "spec.hashicorpVault.auth.tokenRef.key: Required value"),
+        (auth(&json!({"tokenRef": {"name": "a"}})), "spec.hashicorpVault.auth.tokenRef.key: Required value"),
         (
-            auth(json!({"tokenRef": {"name": "", "key": "b"}})),
+            auth(&json!({"tokenRef": {"name": "", "key": "b"}})),
             "spec.hashicorpVault.auth.tokenRef.name in body should be at least 1 chars long",
         ),
         (
-            auth(json!({"kubernetes": {"serviceAccountRef": account}})),
+            auth(&json!({"kubernetes": {"serviceAccountRef": account}})),
             "spec.hashicorpVault.auth.kubernetes.role: Required value",
         ),
         (
-            auth(json!({"kubernetes": {"role": "va"}})),
+            auth(&json!({"kubernetes": {"role": "va"}})),
             "spec.hashicorpVault.auth.kubernetes.serviceAccountRef: Required value",
         ),
-        (auth(json!({"appRole": {"roleId": "id"}})), "spec.hashicorpVault.auth.appRole.secretIdRef: Required value"),
+        (auth(&json!({"appRole": {"roleId": "id"}})), "spec.hashicorpVault.auth.appRole.secretIdRef: Required value"),
         (vault(json!({"mount": ""})), "spec.hashicorpVault.mount in body should be at least 1 chars long"),
     ];
     let addresses =
