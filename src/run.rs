@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Context;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
-use kube::{Api, Client};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch::Receiver;
 use tokio_util::sync::CancellationToken;
@@ -135,11 +135,8 @@ async fn cluster_id(settings: &Settings, client: &Client) -> anyhow::Result<Stri
     if let Some(id) = &settings.cluster_id {
         return Ok(id.clone());
     }
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let system = namespaces.get_metadata("kube-system").await;
-    let system =
-        system.context("cannot read namespace kube-system, whose uid is the cluster's id; set --cluster-id")?;
-    system.metadata.uid.context("namespace kube-system has no uid")
+    let id = store::cluster_identity::cluster_id(client).await;
+    id.context("cannot read namespace kube-system, whose uid is the cluster's id; set --cluster-id")
 }
 
 fn keeper(settings: &Settings, client: &Client, seen: &Arc<Seen>, events: &Events) -> (Keeper, Receiver<RingState>) {

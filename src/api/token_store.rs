@@ -60,13 +60,17 @@ pub struct TokenStoreSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aws_secrets_manager: Option<AwsSecretsManager>,
 
+    /// AWS Systems Manager Parameter Store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aws_parameter_store: Option<AwsParameterStore>,
+
     /// Azure Key Vault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub azure_key_vault: Option<AzureKeyVault>,
 }
 
-const ONE_PROVIDER: &str = "[has(self.hashicorpVault), has(self.awsSecretsManager), \
-     has(self.azureKeyVault)].filter(there, there).size() == 1";
+const ONE_PROVIDER: &str = "[has(self.hashicorpVault), has(self.awsSecretsManager), has(self.awsParameterStore), \
+    has(self.azureKeyVault)].filter(there, there).size() == 1";
 
 /// Which namespaces may use an object.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -217,6 +221,36 @@ pub struct AwsSecretsManager {
 }
 
 const WEB_IDENTITY_ROLE: &str = "!has(self.auth) || !has(self.auth.serviceAccountRef) || has(self.roleArn)";
+
+/// AWS Systems Manager Parameter Store. The parameter is a SecureString and its value is the token. Older versions cannot be
+/// disabled there.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(WEB_IDENTITY_ROLE).message("roleArn is needed with auth.serviceAccountRef"))]
+pub struct AwsParameterStore {
+    /// The region, for example `eu-central-1`.
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[a-z0-9-]+$"))]
+    pub region: String,
+    /// Another endpoint than AWS' own for the region, for example that of a VPC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^https?://[^/?#@]+/?$"))]
+    pub endpoint: Option<String>,
+    /// Another endpoint than AWS' own for the Security Token Service, where a role is assumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^https?://[^/?#@]+/?$"))]
+    pub sts_endpoint: Option<String>,
+    /// The KMS key that encrypts what is written: id, ARN or alias. Default: the account's `aws/ssm`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub kms_key_id: Option<String>,
+    /// The role to assume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 20, max = 2048), regex(pattern = r"^arn:"))]
+    pub role_arn: Option<String>,
+    /// Whose credentials are used. Default: the operator's own (IRSA, Pod Identity), in the operator's namespace only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<AwsAuth>,
+}
 
 /// Whose AWS credentials: exactly one.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

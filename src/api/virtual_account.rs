@@ -465,7 +465,7 @@ pub struct TargetError {
 
 /// The definition, with what the derive cannot say.
 pub(super) fn crd() -> CustomResourceDefinition {
-    super::finish(VirtualAccount::crd(), Some(name_rule()))
+    super::finish(VirtualAccount::crd(), Some(&name_rule()))
 }
 
 // At the root because only a root rule sees metadata.name; for new objects only (`optionalOldSelf`), because a root rule

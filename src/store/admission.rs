@@ -184,23 +184,23 @@ mod tests {
         subject.holds(provider, namespace, path)
     }
 
-    fn selector(selector: Value) -> Value {
+    fn selector(selector: &Value) -> Value {
         json!({"allowedNamespaces": {"from": "Selector", "selector": selector}, "pathPrefix": "/{namespace}/"})
     }
 
     #[test]
     fn what_is_allowed_is_allowed() {
         let expression = |operator, values| {
-            selector(json!({"matchExpressions": [{"key": "tier", "operator": operator, "values": values}]}))
+            selector(&json!({"matchExpressions": [{"key": "tier", "operator": operator, "values": values}]}))
         };
         for (spec, namespace, path) in [
             (json!({}), "platform", "/any/path"),
             (json!({}), "platform", "token"),
             (json!({"allowedNamespaces": {"from": "Same"}}), "platform", "/any/path"),
             (json!({"allowedNamespaces": {"from": "All"}, "pathPrefix": "/{namespace}/"}), "team", "/team/token"),
-            (selector(json!({"matchLabels": {"vault": "yes"}})), "team", "/team/token"),
-            (selector(json!({"matchLabels": {"vault": "no"}})), "platform", "/platform/token"),
-            (selector(json!({})), "team", "/team/token"),
+            (selector(&json!({"matchLabels": {"vault": "yes"}})), "team", "/team/token"),
+            (selector(&json!({"matchLabels": {"vault": "no"}})), "platform", "/platform/token"),
+            (selector(&json!({})), "team", "/team/token"),
             (expression("In", json!(["1", "2"])), "team", "/team/token"),
             (expression("NotIn", json!(["1"])), "team", "/team/token"),
             (expression("Exists", json!(null)), "team", "/team/token"),
@@ -213,14 +213,14 @@ mod tests {
     fn every_refusal_names_field_and_cure() {
         let all = json!({"allowedNamespaces": {"from": "All"}, "pathPrefix": "/{namespace}/"});
         let expression = |operator, values: Value| {
-            selector(json!({"matchExpressions": [{"key": "tier", "operator": operator, "values": values}]}))
+            selector(&json!({"matchExpressions": [{"key": "tier", "operator": operator, "values": values}]}))
         };
         let labels = "label the namespace, or let the store's owner change the selector";
         for (spec, namespace, path, reason, words) in [
             (json!({}), "team", "/a/b", NOT_ALLOWED, "serves namespace platform alone; use a store of namespace team"),
             (json!({"pathPrefix": "/x/"}), "team", "/x/b", NOT_ALLOWED, "set its spec.allowedNamespaces"),
-            (selector(json!({"matchLabels": {"vault": "no"}})), "team", "/team/b", NOT_ALLOWED, labels),
-            (selector(json!({"matchLabels": {"vault": "yes", "a": "b"}})), "team", "/team/b", NOT_ALLOWED, labels),
+            (selector(&json!({"matchLabels": {"vault": "no"}})), "team", "/team/b", NOT_ALLOWED, labels),
+            (selector(&json!({"matchLabels": {"vault": "yes", "a": "b"}})), "team", "/team/b", NOT_ALLOWED, labels),
             (expression("NotIn", json!(["2"])), "team", "/team/b", NOT_ALLOWED, labels),
             (expression("DoesNotExist", json!(null)), "team", "/team/b", NOT_ALLOWED, labels),
             (

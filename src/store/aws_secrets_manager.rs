@@ -27,8 +27,6 @@ use crate::api::AwsSecretsManager;
 const OURS: &str = "VIRTUALACCOUNTS";
 const CURRENT: &str = "AWSCURRENT";
 const PREVIOUS: &str = "AWSPREVIOUS";
-/// Longest name of a secret.
-const LONGEST: usize = 512;
 const RECOVERY_WINDOW_DAYS: u8 = 30;
 
 /// A region of AWS Secrets Manager, used with one identity.
@@ -137,7 +135,7 @@ impl SecretsManager {
                 .send()
         });
         // It names a version that does not have the stage (any more): somebody moved it since it was seen.
-        moved.await.map(drop).map_err(|error| raced(error, &["InvalidParameterException"]))
+        moved.await.map(drop).map_err(|error| raced(error, &["InvalidParameterException", "InvalidRequestException"]))
     }
 
     async fn tag(&self, path: &str, mark: &Mark) -> Result<(), StoreError> {
@@ -151,11 +149,10 @@ impl SecretsManager {
 #[async_trait]
 impl Store for SecretsManager {
     async fn read(&self, path: &str) -> Result<Held, StoreError> {
-        Ok(self.describe(name(path)?).await?.map_or_else(Held::default, |secret| held(&secret)))
+        Ok(self.describe(path).await?.map_or_else(Held::default, |secret| held(&secret)))
     }
 
     async fn write(&self, path: &str, value: &Value<'_>, over: &Held) -> Result<String, StoreError> {
-        let path = name(path)?;
         let version = version_id(&value.mark.jti);
         match over.presence {
             Presence::Absent => return self.create(path, value, &version).await.map(|()| version),
@@ -171,7 +168,6 @@ impl Store for SecretsManager {
     }
 
     async fn retire(&self, path: &str, _: &Held, keep: &BTreeSet<String>) -> Result<(), StoreError> {
-        let path = name(path)?;
         let Some(secret) = self.describe(path).await? else { return Ok(()) };
         for (version, stage) in older(&secret) {
             if !keeps(version, keep) {
@@ -208,15 +204,6 @@ impl Store for SecretsManager {
     async fn check(&self) -> Result<(), StoreError> {
         self.describe(&self.probe).await.map(drop)
     }
-}
-
-/// A path is used as the name, as it is.
-pub fn name(path: &str) -> Result<&str, StoreError> {
-    if (1..=LONGEST).contains(&path.len()) {
-        return Ok(path);
-    }
-    let message = format!("a secret of AWS Secrets Manager has a name of 1 to {LONGEST} characters");
-    Err(StoreError::new(ErrorKind::Invalid, "InvalidPath", message))
 }
 
 fn held(secret: &DescribeSecretOutput) -> Held {

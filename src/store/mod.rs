@@ -16,6 +16,7 @@ use crate::token::Token;
 
 mod admission;
 mod aws;
+pub mod aws_parameter_store;
 pub mod aws_secrets_manager;
 pub mod azure_key_vault;
 mod breaker;
@@ -26,6 +27,7 @@ pub mod identity;
 mod mark;
 pub mod memory;
 pub mod network;
+mod news;
 pub mod open;
 pub mod path;
 mod provider;

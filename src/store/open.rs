@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use super::aws_parameter_store::ParameterStore;
 use super::aws_secrets_manager::SecretsManager;
 use super::azure_key_vault::KeyVault;
 use super::vault::Vault;
@@ -35,6 +36,9 @@ async fn open(
         }
         TokenStoreSpec { aws_secrets_manager: Some(aws), .. } => {
             Ok(Box::new(SecretsManager::open(aws, prefix, identity, network)?))
+        }
+        TokenStoreSpec { aws_parameter_store: Some(aws), .. } => {
+            Ok(Box::new(ParameterStore::open(aws, prefix, identity, network)?))
         }
         TokenStoreSpec { azure_key_vault: Some(azure), .. } => {
             Ok(Box::new(KeyVault::open(azure, identity, network).await?))

@@ -23,6 +23,7 @@ impl Provider {
         let named = [
             (spec.hashicorp_vault.is_some(), Self::HashicorpVault),
             (spec.aws_secrets_manager.is_some(), Self::AwsSecretsManager),
+            (spec.aws_parameter_store.is_some(), Self::AwsParameterStore),
             (spec.azure_key_vault.is_some(), Self::AzureKeyVault),
         ];
         named.into_iter().find_map(|(there, provider)| there.then_some(provider))
@@ -43,6 +44,7 @@ impl Provider {
 /// Whether the store would be opened with the operator's own credentials.
 pub(super) fn is_ambient(spec: &TokenStoreSpec) -> bool {
     spec.aws_secrets_manager.as_ref().is_some_and(|aws| aws.auth.is_none())
+        || spec.aws_parameter_store.as_ref().is_some_and(|aws| aws.auth.is_none())
         || spec.azure_key_vault.as_ref().is_some_and(|azure| azure.auth.is_none())
 }
 
@@ -57,6 +59,7 @@ mod tests {
         for (field, provider) in [
             ("hashicorpVault", json!({"address": "https://vault", "auth": {"tokenRef": {"name": "a", "key": "b"}}})),
             ("awsSecretsManager", json!({"region": "eu-central-1"})),
+            ("awsParameterStore", json!({"region": "eu-central-1"})),
             ("azureKeyVault", json!({"vaultUrl": "https://tokens.vault.azure.net"})),
         ] {
             let spec: TokenStoreSpec = serde_json::from_value(json!({ field: provider })).unwrap();
@@ -69,6 +72,7 @@ mod tests {
     fn a_cloud_without_auth_asks_for_the_operators_own_credentials() {
         for (field, mut provider) in [
             ("awsSecretsManager", json!({"region": "eu-central-1"})),
+            ("awsParameterStore", json!({"region": "eu-central-1"})),
             ("azureKeyVault", json!({"vaultUrl": "https://tokens.vault.azure.net"})),
         ] {
             let ambient = |provider| is_ambient(&serde_json::from_value(json!({ field: provider })).unwrap());

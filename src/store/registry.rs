@@ -14,6 +14,7 @@ use kube::{Client, Resource};
 use super::admission::{Ambient, INVALID_PATH, Refusal, STORE_NOT_READY, Subject};
 use super::breaker::Down;
 use super::cluster_identity::ClusterIdentity;
+use super::news::News;
 use super::slot::{Blueprint, Slot};
 use super::status::Timing;
 use super::{Admission, ErrorKind, Held, Network, Open, STORE_DOWN, Store, StoreError, Value, path};
@@ -73,18 +74,11 @@ pub struct Registry {
     pub(super) stores: Arc<Cache<TokenStore>>,
     namespaces: Arc<Cache<NamespaceObject>>,
     slots: Mutex<HashMap<StoreId, Arc<Slot>>>,
-    // What was told last of each store and namespace, so that only a difference is told.
-    told: Mutex<HashMap<AccountId, Told>>,
+    news: News,
     // Stores by namespace and name.
     pub(super) queue: Queue,
     // Our own last write of a store that the watch may not have shown yet.
     pub(super) written: Mutex<HashMap<StoreId, u64>>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Told {
-    Store { uid: Option<String>, generation: Option<i64>, deleting: bool },
-    Namespace { labels: Option<BTreeMap<String, String>>, deleting: bool },
 }
 
 impl Registry {
@@ -97,7 +91,7 @@ impl Registry {
             stores: stores.cache(),
             namespaces: namespaces.cache(),
             slots: Mutex::default(),
-            told: Mutex::default(),
+            news: News::default(),
             queue: Queue::new(),
             written: Mutex::default(),
         };
@@ -274,6 +268,7 @@ impl Registry {
             identity: Arc::new(ClusterIdentity::new(self.parts.client.clone(), &id.namespace)),
             network: self.parts.network,
             concurrency: self.parts.concurrency,
+            reopen: self.parts.timing.reopen.as_duration(),
             metrics: Arc::clone(&self.parts.metrics),
         }));
         slots.insert(id, Arc::clone(&slot));
@@ -293,9 +288,7 @@ impl Registry {
             lock(&self.written).remove(&id);
             self.count_down();
         }
-        let deleting = meta.deletion_timestamp.is_some();
-        let now = Told::Store { uid: meta.uid.clone(), generation: meta.generation, deleting };
-        if self.is_news(key(&id), there.then_some(now)) {
+        if self.news.of_store(key(&id), there.then_some(meta)) {
             (self.parts.tell)(Concern::Store(id.clone()));
         }
         self.queue.add(key(&id));
@@ -309,21 +302,8 @@ impl Registry {
         };
         let meta = &namespace.metadata;
         let name = meta.name.clone().unwrap_or_default();
-        let now = Told::Namespace { labels: meta.labels.clone(), deleting: meta.deletion_timestamp.is_some() };
-        if self.is_news(AccountId::new("", &name), there.then_some(now)) {
+        if self.news.of_namespace(AccountId::new("", &name), there.then_some(meta)) {
             (self.parts.tell)(Concern::Namespace(name));
-        }
-    }
-
-    fn is_news(&self, key: AccountId, now: Option<Told>) -> bool {
-        let mut told = lock(&self.told);
-        match now {
-            Some(now) if told.get(&key) == Some(&now) => false,
-            Some(now) => {
-                told.insert(key, now);
-                true
-            }
-            None => told.remove(&key).is_some(),
         }
     }
 }

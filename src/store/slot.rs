@@ -13,9 +13,6 @@ use super::{ErrorKind, Identity, Network, Open, Provider, Store, StoreError};
 use crate::api::{Instant, StoreId, TokenStoreSpec};
 use crate::metrics::Metrics;
 
-/// Refused credentials are read again, but not more often than this: a path that is refused would cost a login each time.
-const REOPEN: Duration = Duration::from_secs(10);
-
 /// What a slot is made of.
 pub(super) struct Blueprint {
     pub(super) id: StoreId,
@@ -27,6 +24,7 @@ pub(super) struct Blueprint {
     pub(super) identity: Arc<dyn Identity>,
     pub(super) network: Network,
     pub(super) concurrency: usize,
+    pub(super) reopen: Duration,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -92,7 +90,7 @@ impl Slot {
         let opened = self.opened(None).await?;
         let answer = self.timed(operation, call(Arc::clone(&opened.store))).await;
         let denied = answer.as_ref().is_err_and(|error| error.kind == ErrorKind::Denied);
-        let answer = if denied && opened.at.elapsed() >= REOPEN {
+        let answer = if denied && opened.at.elapsed() >= self.of.reopen {
             let anew = self.opened(Some(&opened)).await?;
             self.timed(operation, call(anew.store)).await
         } else {

@@ -26,11 +26,14 @@ pub struct Timing {
     pub down: Seconds,
     /// While its check fails: the longest wait.
     pub failing: Seconds,
+    /// Refused credentials are read again, but not sooner after the last time than this: a path that is refused would
+    /// cost a login each time.
+    pub reopen: Seconds,
 }
 
 /// Hourly, about once a minute, and up to five minutes.
 pub const TIMING: Timing =
-    Timing { healthy: Seconds::hours(1), down: Seconds::minutes(1), failing: Seconds::minutes(5) };
+    Timing { healthy: Seconds::hours(1), down: Seconds::minutes(1), failing: Seconds::minutes(5), reopen: Seconds(10) };
 
 impl Timing {
     /// The wait after a check that ended like this. `down`: it does not answer. Up to a third is added by a jitter that

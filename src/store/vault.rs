@@ -95,11 +95,14 @@ impl Vault {
 
     /// Whether the mount is there and a KV engine of version 2.
     async fn look_at_mount(&self) -> Result<(), StoreError> {
-        let answer = self.call(&ReadMount { mount: self.mount.clone() }).await?;
-        let Some(mount) = answer.and_then(|answer| answer.data) else {
-            return Err(requests::no_mount(&self.mount));
+        let answer = match self.call(&ReadMount { mount: self.mount.clone() }).await {
+            Err(error) if error.reason == transport::MOUNT_NOT_FOUND => None,
+            answer => answer?,
         };
-        requests::is_kv2(&self.mount, &mount)
+        match answer.and_then(|answer| answer.data) {
+            Some(mount) => requests::is_kv2(&self.mount, &mount),
+            None => Err(requests::no_mount(&self.mount)),
+        }
     }
 
     /// The name in Vault, on a mount that was looked at once.

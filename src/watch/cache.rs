@@ -139,7 +139,8 @@ impl<K> Cache<K> {
 
 impl<K: Resource<DynamicType = ()>> Cache<K> {
     /// Takes a full list as the truth, whatever the versions say (they fall when a backup of etcd is restored), and
-    /// tells the difference: all that vanished, then all that there is.
+    /// tells the difference: all that vanished, then all that there is. [`Cache::synced`] is the caller's to say, once all
+    /// of that was reported.
     pub(super) fn replace(&self, items: Vec<Item<K>>, version: &str) -> Vec<Change<K>> {
         let mut objects = HashMap::with_capacity(items.len());
         let mut unreadable = BTreeSet::new();
@@ -152,7 +153,6 @@ impl<K: Resource<DynamicType = ()>> Cache<K> {
         let mut inner = self.write();
         let before = std::mem::replace(&mut inner.objects, objects);
         inner.unreadable = unreadable;
-        inner.heard = Some(Instant::now());
         inner.shown = self::version(version);
         let vanished = before.into_iter().filter(|(key, _)| !inner.objects.contains_key(key));
         let vanished = vanished.map(|(_, object)| Change::Deleted(object));

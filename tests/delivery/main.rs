@@ -8,14 +8,20 @@ mod support;
 #[path = "../stores/server.rs"]
 mod server;
 
+#[path = "../stores/fault.rs"]
+mod fault;
+
 mod bao;
+mod edges;
+mod faults;
 mod story;
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use bao::Bao;
 use serde_json::{Value, json};
-use support::cluster::{Cluster, PATIENCE, current, ready, wait_for};
+use support::cluster::{Cluster, PATIENCE, ready, wait_for};
 use support::operator::{Operator, Options};
 use support::plane::Plane;
 
@@ -118,6 +124,18 @@ impl World {
         self.cluster.wait_account(&self.ns, "cart", what, holds)
     }
 
+    fn wait_for(&self, patience: Duration, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        wait_for(what, patience, || {
+            let account = self.cluster.account(&self.ns, "cart").expect("it exists");
+            if holds(&account) { Ok(account) } else { Err(account["status"].to_string()) }
+        })
+    }
+
+    /// A new generation of a store is checked at once; one that is down would be checked within the minute.
+    fn nudge(&self, store: &str) {
+        self.cluster.patch(&self.store_path(store), &json!({"spec": {"takeOverFrom": ["another-cluster"]}}));
+    }
+
     fn reason(&self, reason: &str) -> Value {
         self.cluster.wait_reason(&self.ns, "cart", reason)
     }
@@ -131,11 +149,23 @@ impl World {
 
     /// Asks for a rotation and waits until it is delivered everywhere; the new token's id.
     fn rotate(&self, request: &str) -> String {
-        let before = self.cluster.account(&self.ns, "cart").expect("it exists");
-        let before = current(&before).expect("a token").to_owned();
+        let before = newest(&self.cluster.account(&self.ns, "cart").expect("it exists"));
         self.annotate("rotate", request);
-        current(&self.cluster.wait_successor(&self.ns, "cart", &before)).expect("a token").to_owned()
+        let after = self.wait("a successor everywhere", |account| newest(account) != before && delivered(account));
+        newest(&after)
     }
+}
+
+/// The id of the newest token.
+fn newest(account: &Value) -> String {
+    account["status"]["jwtId"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Every target holds the newest token, as the account's own condition says.
+fn delivered(account: &Value) -> bool {
+    let stores = account["status"]["secretStores"].as_array().cloned().unwrap_or_default();
+    let holds = |target: &Value| target["jwtId"] == account["status"]["jwtId"];
+    stores.iter().all(holds) && ready(account)["reason"] == "Delivered"
 }
 
 /// The message of the Ready condition.

@@ -14,7 +14,8 @@ async fn stores(namespace: &str) -> Api<DynamicObject> {
 fn store(name: &str, more: Value) -> Value {
     let mut spec = json!({});
     let Value::Object(more) = more else { panic!("an object") };
-    if !more.contains_key("awsSecretsManager") && !more.contains_key("azureKeyVault") {
+    const OTHERS: [&str; 3] = ["awsSecretsManager", "awsParameterStore", "azureKeyVault"];
+    if !OTHERS.iter().any(|other| more.contains_key(*other)) {
         spec = vault(json!({}));
     }
     spec.as_object_mut().unwrap().extend(more);
@@ -40,6 +41,13 @@ fn aws(more: Value) -> Value {
     json!({ "awsSecretsManager": aws })
 }
 
+/// A spec for AWS Parameter Store, with these fields changed.
+fn parameters(more: Value) -> Value {
+    let mut aws = json!({"region": "eu-central-1"});
+    merge(&mut aws, more);
+    json!({ "awsParameterStore": aws })
+}
+
 /// A spec for Azure Key Vault with a client secret, with these fields changed.
 fn azure(more: Value) -> Value {
     let mut azure = json!({
@@ -57,7 +65,7 @@ fn merge(object: &mut Value, more: Value) {
     object.as_object_mut().unwrap().extend(more);
 }
 
-fn auth(auth: Value) -> Value {
+fn auth(auth: &Value) -> Value {
     vault(json!({ "auth": auth }))
 }
 
@@ -65,7 +73,7 @@ fn prefix(text: &str) -> Value {
     json!({"pathPrefix": text})
 }
 
-fn allowed(allowed: Value) -> Value {
+fn allowed(allowed: &Value) -> Value {
     json!({"allowedNamespaces": allowed, "pathPrefix": "/{namespace}/"})
 }
 
@@ -98,10 +106,12 @@ async fn a_store_has_exactly_one_provider() {
     const ONE: &str = "spec: Invalid value: name exactly one provider";
     let mut both = aws(json!({}));
     merge(&mut both, vault(json!({})));
+    let mut aws_twice = aws(json!({}));
+    merge(&mut aws_twice, parameters(json!({})));
     let mut clouds = aws(json!({}));
     merge(&mut clouds, azure(json!({})));
-    accepted(vec![vault(json!({})), aws(json!({})), azure(json!({}))]).await;
-    refused(vec![(json!({"hashicorpVault": null}), ONE), (both, ONE), (clouds, ONE)]).await;
+    accepted(vec![vault(json!({})), aws(json!({})), parameters(json!({})), azure(json!({}))]).await;
+    refused(vec![(json!({"hashicorpVault": null}), ONE), (both, ONE), (aws_twice, ONE), (clouds, ONE)]).await;
 }
 
 #[tokio::test]
@@ -111,19 +121,19 @@ async fn a_store_for_others_has_a_prefix() {
     let labels = json!({"matchLabels": {"vault": "yes"}});
     accepted(vec![
         json!({"allowedNamespaces": {"from": "Same"}}),
-        allowed(json!({"from": "Same"})),
-        allowed(json!({"from": "All"})),
-        allowed(json!({"from": "Selector", "selector": labels})),
-        allowed(json!({"from": "Selector", "selector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}})),
+        allowed(&json!({"from": "Same"})),
+        allowed(&json!({"from": "All"})),
+        allowed(&json!({"from": "Selector", "selector": labels})),
+        allowed(&json!({"from": "Selector", "selector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}})),
     ])
     .await;
     refused(vec![
         (json!({"allowedNamespaces": {"from": "All"}}), NEEDED),
         (json!({"allowedNamespaces": {"from": "Selector", "selector": labels}}), NEEDED),
-        (allowed(json!({"from": "Selector"})), SELECTOR),
-        (allowed(json!({"from": "All", "selector": labels})), SELECTOR),
-        (allowed(json!({})), "spec.allowedNamespaces.from: Required value"),
-        (allowed(json!({"from": "Some"})), "spec.allowedNamespaces.from: Unsupported value: \"Some\""),
+        (allowed(&json!({"from": "Selector"})), SELECTOR),
+        (allowed(&json!({"from": "All", "selector": labels})), SELECTOR),
+        (allowed(&json!({})), "spec.allowedNamespaces.from: Required value"),
+        (allowed(&json!({"from": "Some"})), "spec.allowedNamespaces.from: Unsupported value: \"Some\""),
     ])
     .await;
 }
@@ -163,30 +173,30 @@ async fn vault_has_an_address_and_one_way_to_log_in() {
     let token = json!({"name": "a", "key": "b"});
     accepted(vec![
         vault(json!({"namespace": "admin", "mount": "kv/a", "caBundle": {"name": "vault-ca", "key": "ca.crt"}})),
-        auth(json!({"kubernetes": {"role": "va", "serviceAccountRef": account, "mountPath": "k8s", "audience": "v"}})),
-        auth(json!({"appRole": {"roleId": "id", "secretIdRef": token}})),
+        auth(&json!({"kubernetes": {"role": "va", "serviceAccountRef": account, "mountPath": "k8s", "audience": "v"}})),
+        auth(&json!({"appRole": {"roleId": "id", "secretIdRef": token}})),
         address("http://127.0.0.1:8200/"),
     ])
     .await;
     let mut table = vec![
-        (auth(json!({})), AUTH),
-        (auth(json!({"tokenRef": token, "appRole": {"roleId": "id", "secretIdRef": token}})), AUTH),
+        (auth(&json!({})), AUTH),
+        (auth(&json!({"tokenRef": token, "appRole": {"roleId": "id", "secretIdRef": token}})), AUTH),
         (vault(json!({"auth": null})), "spec.hashicorpVault.auth: Required value"),
         (vault(json!({"address": null})), "spec.hashicorpVault.address: Required value"),
-        (auth(json!({"tokenRef": {"name": "a"}})), "spec.hashicorpVault.auth.tokenRef.key: Required value"),
+        (auth(&json!({"tokenRef": {"name": "a"}})), "spec.hashicorpVault.auth.tokenRef.key: Required value"),
         (
-            auth(json!({"tokenRef": {"name": "", "key": "b"}})),
+            auth(&json!({"tokenRef": {"name": "", "key": "b"}})),
             "spec.hashicorpVault.auth.tokenRef.name in body should be at least 1 chars long",
         ),
         (
-            auth(json!({"kubernetes": {"serviceAccountRef": account}})),
+            auth(&json!({"kubernetes": {"serviceAccountRef": account}})),
             "spec.hashicorpVault.auth.kubernetes.role: Required value",
         ),
         (
-            auth(json!({"kubernetes": {"role": "va"}})),
+            auth(&json!({"kubernetes": {"role": "va"}})),
             "spec.hashicorpVault.auth.kubernetes.serviceAccountRef: Required value",
         ),
-        (auth(json!({"appRole": {"roleId": "id"}})), "spec.hashicorpVault.auth.appRole.secretIdRef: Required value"),
+        (auth(&json!({"appRole": {"roleId": "id"}})), "spec.hashicorpVault.auth.appRole.secretIdRef: Required value"),
         (vault(json!({"mount": ""})), "spec.hashicorpVault.mount in body should be at least 1 chars long"),
     ];
     let addresses =
@@ -231,6 +241,29 @@ async fn aws_has_a_region_and_at_most_one_way_to_log_in() {
         (days(6), DAYS),
         (days(31), "recoveryWindowDays in body should be less than or equal to 30"),
         (days(-1), "recoveryWindowDays in body should be greater than or equal to 0"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn parameter_store_has_a_region_and_at_most_one_way_to_log_in() {
+    const ONE: &str = "name exactly one of secretRef and serviceAccountRef";
+    const ROLE: &str = "roleArn is needed with auth.serviceAccountRef";
+    let account = json!({"serviceAccountRef": {"name": "writer"}});
+    let role = "arn:aws:iam::123456789012:role/va";
+    accepted(vec![
+        parameters(json!({"roleArn": role, "auth": account, "kmsKeyId": "alias/va"})),
+        parameters(json!({"endpoint": "https://vpce.example.com", "stsEndpoint": "https://sts.example.com/"})),
+    ])
+    .await;
+    refused(vec![
+        (parameters(json!({"region": null})), "spec.awsParameterStore.region: Required value"),
+        (parameters(json!({"region": "EU"})), "spec.awsParameterStore.region in body should match '^[a-z0-9-]+$'"),
+        (parameters(json!({"auth": {}})), ONE),
+        (parameters(json!({"auth": account})), ROLE),
+        (parameters(json!({"roleArn": "arn:"})), "spec.awsParameterStore.roleArn in body should be at least 20 chars"),
+        (parameters(json!({"endpoint": "vpce"})), "spec.awsParameterStore.endpoint in body should match"),
+        (parameters(json!({"stsEndpoint": "https://a/b"})), "spec.awsParameterStore.stsEndpoint in body should match"),
     ])
     .await;
 }

@@ -12,7 +12,7 @@ use virtual_account_operator::store::{ErrorKind, Network, Presence, Store, Verdi
 use super::azure_vault::{Azure, NETWORK, credentials, open, settings};
 use super::contract::{Instance, Opening, contract, troubles};
 use super::fake::Certificate;
-use super::fault::{Errors, IsWrite};
+use super::fault::{Errors, IsWrite, Tls};
 use super::story::{CANARY, issued, issued_to};
 
 contract!(OnFake(Azure::shared()));
@@ -43,8 +43,8 @@ impl Instance for OnFake {
         Some(self.0.url())
     }
 
-    fn certificate(&self) -> Option<&Certificate> {
-        Some(Certificate::shared())
+    fn tls(&self) -> Option<Tls> {
+        Some(Certificate::shared().tls())
     }
 
     /// Logins are forms.

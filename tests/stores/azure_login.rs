@@ -1,12 +1,11 @@
 //! How a store logs in to Microsoft Entra ID, whom it trusts, and that nothing secret gets into logs.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::level_filters::LevelFilter;
 use virtual_account_operator::api::AzureKeyVault;
 use virtual_account_operator::store::azure_key_vault::KeyVault;
 use virtual_account_operator::store::{ErrorKind, Network, Store};
@@ -15,6 +14,7 @@ use super::azure_vault::{
     AUDIENCE, Azure, CLIENT, NETWORK, TENANT, assertion, credentials, open, settings, settings_for_workload_identity,
 };
 use super::fake::Certificate;
+use super::logs::Logs;
 use super::story::{CANARY, Given, issued};
 
 #[tokio::test]
@@ -124,35 +124,9 @@ async fn what_a_pod_with_its_own_identity_does() {
     issued(1).settle(&open(&spec, &given).await, &format!("pod-{how}")).await;
 }
 
-/// What was logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(text);
-        Ok(text.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
-
 #[tokio::test]
 async fn nothing_secret_is_logged_even_at_trace_level() {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
-    // For this thread, which is all that this test runs on.
-    let logging = tracing::subscriber::set_default(subscriber);
+    let (logs, logging) = Logs::capture(LevelFilter::TRACE);
     let (azure, given) = (Azure::shared(), credentials());
     let specs = [settings(&azure.url()), settings_for_workload_identity(&azure.url())];
     for (spec, sequences) in specs.iter().zip([[1, 2], [3, 4]]) {
@@ -167,7 +141,7 @@ async fn nothing_secret_is_logged_even_at_trace_level() {
     open(&settings(&azure.url()), &given).await.check().await.unwrap_err();
     drop(logging);
 
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = logs.text();
     assert!(text.contains("/secrets/logged"), "the client's own log is there: {text}");
     // Access tokens are JWTs.
     for secret in [CANARY, "Bearer ey", "eyJ0eXAi"] {

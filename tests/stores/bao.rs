@@ -34,7 +34,7 @@ impl Bao {
 
     fn start_with(scheme: &'static str, flags: &[&str]) -> Self {
         let dir = directory();
-        let server = Server::start_in(&dir, "bao", |port| {
+        let server = Server::start(&dir, "bao", |port| {
             let mut arguments = vec!["server".to_owned(), "-dev".to_owned(), "-dev-no-store-token".to_owned()];
             arguments.push(format!("-dev-root-token-id={ROOT}"));
             arguments.push(format!("-dev-listen-address=127.0.0.1:{port}"));

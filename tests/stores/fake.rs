@@ -11,6 +11,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::fault::Tls;
 use super::server::python;
 
 /// A running fake.
@@ -74,8 +75,12 @@ impl Certificate {
         reqwest::Certificate::from_pem(self.pem.as_bytes()).expect("it is PEM")
     }
 
-    /// For a server.
-    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+    /// For a layer of faults before a server that has it.
+    pub(crate) fn tls(&self) -> Tls {
+        Tls { trusted: self.trusted(), acceptor: self.acceptor() }
+    }
+
+    fn acceptor(&self) -> TlsAcceptor {
         let chain = vec![CertificateDer::from_pem_file(&self.cert).expect("it is PEM")];
         let key = PrivateKeyDer::from_pem_file(&self.key).expect("it is PEM");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -1,5 +1,5 @@
-//! A layer of faults before any server over http, or over TLS with the server's own certificate: it passes requests on, or does what it was told to do
-//! instead. It ends with the test's runtime.
+//! A layer of faults before any server: it passes requests on, or does what it was told to do instead. It ends with the
+//! test's runtime.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -20,8 +20,6 @@ use http::{HeaderMap, Method, StatusCode, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-
-use super::fake::Certificate;
 
 const LIMIT: usize = 1 << 20;
 
@@ -51,6 +49,12 @@ pub(crate) struct Faults {
     shared: Arc<Shared>,
 }
 
+/// What a server's certificate is for those who call it, and for those who answer in its place.
+pub(crate) struct Tls {
+    pub(crate) trusted: reqwest::Certificate,
+    pub(crate) acceptor: TlsAcceptor,
+}
+
 struct Shared {
     server: String,
     is_write: IsWrite,
@@ -69,11 +73,21 @@ struct Plan {
 }
 
 impl Faults {
-    /// Before a server (`http://127.0.0.1:1234`); everything passes. With a certificate, both sides speak TLS with it.
-    pub(crate) async fn before(server: String, is_write: IsWrite, errors: Errors, tls: Option<&Certificate>) -> Self {
+    /// Before a server (`http://127.0.0.1:1234`); everything passes.
+    pub(crate) async fn before(server: String, is_write: IsWrite, errors: Errors) -> Self {
+        Self::with(server, is_write, errors, None).await
+    }
+
+    /// Before a server (`https://127.0.0.1:1234`), with its certificate.
+    #[allow(dead_code, reason = "each test binary uses a part of this file")]
+    pub(crate) async fn before_tls(server: String, is_write: IsWrite, errors: Errors, tls: Tls) -> Self {
+        Self::with(server, is_write, errors, Some(tls)).await
+    }
+
+    async fn with(server: String, is_write: IsWrite, errors: Errors, tls: Option<Tls>) -> Self {
         let mut client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-        if let Some(tls) = tls {
-            client = client.tls_certs_only([tls.trusted()]);
+        if let Some(tls) = &tls {
+            client = client.tls_certs_only([tls.trusted.clone()]);
         }
         let plan = Mutex::new(Plan { writes: false, next: VecDeque::new(), then: Fault::Pass });
         let client = client.build().expect("a plain client");
@@ -83,7 +97,7 @@ impl Faults {
         let address = format!("{scheme}://{}", listener.local_addr().expect("it is bound"));
         let app = Router::new().fallback(handle).with_state(Arc::clone(&shared));
         let service = app.into_make_service_with_connect_info::<Wire>();
-        let listener = Cuttable { listener, tls: tls.map(Certificate::acceptor) };
+        let listener = Cuttable { listener, tls: tls.map(|tls| tls.acceptor) };
         tokio::spawn(async move { axum::serve(listener, service).await });
         Self { address, shared }
     }

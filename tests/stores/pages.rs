@@ -7,25 +7,36 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use virtual_account_operator::api::{AwsAuth, TokenStore, TokenStoreSpec};
+use virtual_account_operator::store::aws_parameter_store::ParameterStore;
 use virtual_account_operator::store::aws_secrets_manager::SecretsManager;
-use virtual_account_operator::store::{ErrorKind, Store, StoreError};
+use virtual_account_operator::store::{ErrorKind, Identity, Store, StoreError};
 
 use super::aws::{NETWORK, access_key, key, settings};
 use super::moto::Moto;
+use super::parameter_store;
 use super::story::{Given, issued};
 
 const SECRETS_MANAGER: &str = "docs/stores/aws-secrets-manager.md";
+const PARAMETER_STORE: &str = "docs/stores/aws-parameter-store.md";
 
 #[tokio::test]
 async fn the_samples_for_secrets_manager_work() {
-    let samples = samples(SECRETS_MANAGER);
-    assert_eq!(samples.len(), 3);
-    for spec in samples {
+    for spec in samples(SECRETS_MANAGER, 3) {
         let mut settings = spec.aws_secrets_manager.clone().unwrap();
-        settings.endpoint = Some(Moto::shared().url.clone());
-        settings.sts_endpoint = settings.endpoint.clone();
+        (settings.endpoint, settings.sts_endpoint) = (here(), here());
         let given = given(&mut settings.auth);
         let store = SecretsManager::open(&settings, spec.path_prefix.as_deref(), given, NETWORK).unwrap();
+        live(&store, &within(&spec)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_samples_for_parameter_store_work() {
+    for spec in samples(PARAMETER_STORE, 2) {
+        let mut settings = spec.aws_parameter_store.clone().unwrap();
+        (settings.endpoint, settings.sts_endpoint) = (here(), here());
+        let given = given(&mut settings.auth);
+        let store = ParameterStore::open(&settings, spec.path_prefix.as_deref(), given, NETWORK).unwrap();
         live(&store, &within(&spec)).await.unwrap();
     }
 }
@@ -34,8 +45,20 @@ async fn the_samples_for_secrets_manager_work() {
 async fn the_policy_for_secrets_manager_is_enough_and_no_more() {
     let moto = Moto::start();
     let open = |given| SecretsManager::open(&settings(&moto.url), Some("/team/"), given, NETWORK).unwrap();
-    let actions = actions(SECRETS_MANAGER);
-    let users = Users::of(&moto, &actions).await;
+    enough_and_no_more(&moto, SECRETS_MANAGER, open).await;
+}
+
+#[tokio::test]
+async fn the_policy_for_parameter_store_is_enough_and_no_more() {
+    let moto = Moto::start();
+    let settings = parameter_store::settings(&moto.url);
+    let open = |given| ParameterStore::open(&settings, Some("/team/"), given, NETWORK).unwrap();
+    enough_and_no_more(&moto, PARAMETER_STORE, open).await;
+}
+
+async fn enough_and_no_more<S: Store>(moto: &Moto, page: &str, open: impl Fn(Arc<dyn Identity>) -> S) {
+    let actions = actions(page);
+    let users = Users::of(moto, &actions).await;
     live(&open(users.all()), "/team/all").await.unwrap();
     for action in &actions {
         let path = format!("/team/{}", action.replace(':', "-"));
@@ -58,7 +81,14 @@ async fn live(store: &dyn Store, path: &str) -> Result<(), StoreError> {
             store.delete(path, &store.read(path).await?).await?;
         }
     }
-    Ok(())
+    // What was an account's before it was created again.
+    let mut token = issued(4);
+    token.mark.owner.uid = "another".into();
+    token.deliver(store, path).await.map(drop)
+}
+
+fn here() -> Option<String> {
+    Some(Moto::shared().url.clone())
 }
 
 /// A path that the store's prefix allows.
@@ -80,13 +110,15 @@ fn given(auth: &mut Option<AwsAuth>) -> Arc<Given> {
     Arc::new(given)
 }
 
-fn samples(page: &str) -> Vec<TokenStoreSpec> {
+fn samples(page: &str, count: usize) -> Vec<TokenStoreSpec> {
     let stores = blocks(page, "yaml").into_iter().map(|text| serde_saphyr::from_str::<TokenStore>(&text).unwrap());
-    stores.map(|store| store.spec).collect()
+    let specs: Vec<_> = stores.map(|store| store.spec).collect();
+    assert_eq!(specs.len(), count);
+    specs
 }
 
 /// What the page's first policy allows.
-fn actions(page: &str) -> Vec<String> {
+fn actions(page: &str) -> BTreeSet<String> {
     let policy: Value = serde_json::from_str(&blocks(page, "json")[0]).unwrap();
     let statements = policy["Statement"].as_array().unwrap().iter();
     statements
@@ -105,10 +137,10 @@ struct Users(Vec<(String, Value)>);
 
 impl Users {
     /// From now on moto lets nobody else in.
-    async fn of(moto: &Moto, actions: &[String]) -> Self {
-        let mut users = vec![("".to_owned(), user(moto, "all", actions))];
+    async fn of(moto: &Moto, actions: &BTreeSet<String>) -> Self {
+        let mut users = vec![(String::new(), user(moto, "all", actions))];
         for (index, action) in actions.iter().enumerate() {
-            let others: Vec<_> = actions.iter().filter(|other| *other != action).cloned().collect();
+            let others = actions.iter().filter(|other| *other != action).cloned().collect();
             users.push((action.clone(), user(moto, &format!("user-{index}"), &others)));
         }
         let reset = format!("{}/moto-api/reset-auth", moto.url);
@@ -132,7 +164,7 @@ impl Users {
     }
 }
 
-fn user(moto: &Moto, name: &str, actions: &[String]) -> Value {
+fn user(moto: &Moto, name: &str, actions: &BTreeSet<String>) -> Value {
     let statement = json!({"Effect": "Allow", "Action": actions, "Resource": "*"});
     let policy = json!({"Version": "2012-10-17", "Statement": [statement]}).to_string();
     moto.boto("iam", "create_user", &json!({"UserName": name}));

@@ -23,14 +23,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a program of the Python environment on a free port and waits until it takes connections. The port is free
-    /// when it is chosen; somebody else may be quicker, so there is a second and a third try.
-    pub(crate) fn start(program: &str, arguments: impl Fn(u16) -> Vec<String>) -> Self {
-        Self::start_in(Path::new(env!("CARGO_TARGET_TMPDIR")), program, arguments)
-    }
-
-    /// The same, in a directory where it may leave files.
-    pub(crate) fn start_in(dir: &Path, program: &str, arguments: impl Fn(u16) -> Vec<String>) -> Self {
+    /// Starts a program of the Python environment on a free port, in a directory where it may leave files, and waits until
+    /// it takes connections. The port is free when it is chosen; somebody else may be quicker, so there are more tries.
+    pub(crate) fn start(dir: &Path, program: &str, arguments: impl Fn(u16) -> Vec<String>) -> Self {
         let mut seen = String::new();
         for _ in 0..3 {
             match Self::try_start(dir, program, &arguments) {
@@ -70,11 +65,6 @@ impl Server {
             std::thread::sleep(Duration::from_millis(20));
         }
         Err(std::fs::read_to_string(log).unwrap_or_default())
-    }
-
-    /// Its address over http.
-    pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
     }
 
     fn runs(&mut self) -> bool {

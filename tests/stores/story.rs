@@ -101,6 +101,12 @@ impl Given {
         secrets.insert((name.into(), key.into()), value.into());
     }
 
+    /// What was given.
+    pub(crate) fn value(&self, name: &str, key: &str) -> String {
+        let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        secrets[&(name.into(), key.into())].clone()
+    }
+
     /// How often anything was asked for.
     pub(crate) fn asked(&self) -> usize {
         *self.asked.lock().unwrap_or_else(PoisonError::into_inner)

@@ -27,7 +27,11 @@ async fn behind(i: &dyn Instance, clause: &str) -> Option<Behind> {
 }
 
 async fn behind_for(i: &dyn Instance, clause: &str, timeout: Duration) -> Option<Behind> {
-    let faults = Faults::before(i.server()?, i.is_write(), i.errors(), i.certificate()).await;
+    let (server, is_write, errors) = (i.server()?, i.is_write(), i.errors());
+    let faults = match i.tls() {
+        Some(tls) => Faults::before_tls(server, is_write, errors, tls).await,
+        None => Faults::before(server, is_write, errors).await,
+    };
     let store = i.open_as(Opening::At(faults.address(), timeout)).await.expect("a server over http has an address");
     // Opened and logged in, so that what follows hits the call that is meant.
     store.check().await.expect("the layer passes everything on");

@@ -12,6 +12,9 @@ use super::bao::Bao;
 use super::contract::{Instance, Opening, contract, troubles};
 use super::story::{CANARY, Given};
 
+mod edges;
+mod login;
+
 contract!(OpenBao);
 troubles!(OpenBao);
 

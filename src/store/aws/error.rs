@@ -146,6 +146,10 @@ fn cure(code: &str) -> Option<&'static str> {
         | "MissingAuthenticationTokenException" => "the credentials are not complete; see auth",
         "AccessDenied" | "AccessDeniedException" | "NotAuthorized" => "see the policy and trust of the identity in use",
         "EncryptionFailure" | "DecryptionFailure" | "InvalidKeyId" => "see kmsKeyId and the policy of that key",
+        "HierarchyTypeMismatchException" => {
+            "the parameter is no SecureString, and its type cannot be changed; delete it"
+        }
+        "ParameterMaxVersionLimitExceeded" => "remove the label from the oldest version",
         "LimitExceededException" | "ParameterLimitExceeded" => "a quota of the AWS account is used up; raise it",
         _ => return None,
     })

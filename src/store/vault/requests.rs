@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::super::{ErrorKind, Mark, StoreError};
+use super::transport::MOUNT_NOT_FOUND;
 
 /// Adds the mark to a secret's custom metadata, other keys kept. Nothing is created where nothing is.
 pub(super) struct SetMark {
@@ -84,7 +85,7 @@ pub(super) fn no_mount(name: &str) -> StoreError {
     let message = format!(
         "nothing is mounted at {name}, or the policy grants nothing there: see spec.hashicorpVault.mount and the policy"
     );
-    StoreError::new(ErrorKind::NotFound, "MountNotFound", message)
+    StoreError::new(ErrorKind::NotFound, MOUNT_NOT_FOUND, message)
 }
 
 #[cfg(test)]

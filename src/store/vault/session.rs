@@ -37,7 +37,7 @@ pub(super) struct Session {
     /// Zero: for ever.
     lease: Duration,
     renewable: bool,
-    /// The lease that the login gave. Renewals give less when the token's last hour has come.
+    /// The lease that the login gave. A renewal gives less when the token comes to the end of its longest life.
     full: Duration,
 }
 
@@ -168,16 +168,11 @@ impl Sessions {
 
 /// A login that Vault takes for a bad request (a wrong secret id, an unknown role) is one that somebody must put right.
 fn refused(error: StoreError) -> StoreError {
-    match error.kind {
-        ErrorKind::Invalid | ErrorKind::Denied => StoreError {
-            kind: ErrorKind::Denied,
-            reason: "LoginRefused".to_owned(),
-            message: format!("the login is refused: {}", error.message),
-            ..error
-        },
-        ErrorKind::NotFound => StoreError { message: format!("the login is refused: {}", error.message), ..error },
-        _ => error,
+    if error.kind != ErrorKind::Denied && !matches!(error.reason.as_str(), "BadRequest" | "NotFound") {
+        return error;
     }
+    let message = format!("the login is refused: {}", error.message);
+    StoreError::new(ErrorKind::Denied, "LoginRefused", message)
 }
 
 fn way(auth: &VaultAuth) -> Result<Way, StoreError> {
@@ -219,10 +214,15 @@ mod tests {
 
     #[test]
     fn a_refused_login_is_denied_whatever_vault_calls_it() {
-        let of = |kind| refused(StoreError::new(kind, "BadRequest", "invalid role or secret ID"));
-        assert_eq!(of(ErrorKind::Invalid).kind, ErrorKind::Denied);
-        assert_eq!(of(ErrorKind::Denied).to_string(), "LoginRefused: the login is refused: invalid role or secret ID");
-        assert_eq!(of(ErrorKind::Unavailable).kind, ErrorKind::Unavailable);
+        let of = |kind, reason| refused(StoreError::new(kind, reason, "invalid role or secret ID"));
+        for (kind, reason) in [(ErrorKind::Invalid, "BadRequest"), (ErrorKind::Denied, "PermissionDenied")] {
+            assert_eq!(of(kind, reason).kind, ErrorKind::Denied);
+            let expected = "LoginRefused: the login is refused: invalid role or secret ID";
+            assert_eq!(of(kind, reason).to_string(), expected);
+        }
+        for (kind, reason) in [(ErrorKind::Unavailable, "Timeout"), (ErrorKind::Invalid, "Redirected")] {
+            assert_eq!(of(kind, reason).kind, kind);
+        }
     }
 
     #[test]

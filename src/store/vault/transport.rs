@@ -21,6 +21,8 @@ use crate::api::Seconds;
 const LONGEST: usize = 1 << 20;
 /// The longest message that is passed on.
 const MESSAGE: usize = 300;
+/// The reason for what Vault says of a mount that does not exist, or in which the token may do nothing.
+pub(super) const MOUNT_NOT_FOUND: &str = "MountNotFound";
 const MERGE_PATCH: HeaderValue = HeaderValue::from_static("application/merge-patch+json");
 
 /// Where requests go.
@@ -146,9 +148,10 @@ fn unsent(error: &reqwest::Error) -> StoreError {
         cause = Some(deeper);
     }
     let cause = cause.map_or_else(|| "the request failed".to_owned(), |cause| line(&cause.to_string()));
-    let (reason, what) = match error.is_connect() {
-        true => ("Unreachable", "cannot connect"),
-        false => ("ConnectionBroken", "the connection broke"),
+    let (reason, what) = if error.is_connect() {
+        ("Unreachable", "cannot connect")
+    } else {
+        ("ConnectionBroken", "the connection broke")
     };
     StoreError::new(ErrorKind::Unavailable, reason, format!("{what}: {cause}"))
 }
@@ -159,8 +162,7 @@ fn classify(status: StatusCode, headers: &HeaderMap, said: &[String]) -> StoreEr
     let (kind, reason) = match status.as_u16() {
         400 if has("check-and-set parameter did not match") => (ErrorKind::Conflict, "CheckAndSetFailed"),
         400 => (ErrorKind::Invalid, "BadRequest"),
-        // What Vault says of a mount that does not exist, or in which the token may do nothing.
-        403 if has("preflight capability check returned 403") => (ErrorKind::NotFound, "MountNotFound"),
+        403 if has("preflight capability check returned 403") => (ErrorKind::NotFound, MOUNT_NOT_FOUND),
         401 | 403 => (ErrorKind::Denied, "PermissionDenied"),
         404 => (ErrorKind::NotFound, "NotFound"),
         // A replica that does not have the last write yet.
