@@ -18,7 +18,7 @@ use virtual_account_operator::api::{
 };
 use virtual_account_operator::events;
 use virtual_account_operator::metrics::Metrics;
-use virtual_account_operator::store::cluster_identity::ClusterIdentity;
+use virtual_account_operator::store::cluster_identity::{ClusterIdentity, cluster_id};
 use virtual_account_operator::store::registry::{Concern, Parts};
 use virtual_account_operator::store::{
     Admission, Ambient, ErrorKind, Held, Identity, Network, Open, Registry, STORE_DOWN, Store, StoreError, Timing,
@@ -532,4 +532,5 @@ async fn tokens_of_service_accounts_need_the_namespace_owners_role() {
     PLANE.kubectl_ok(&["create", "serviceaccount", "vault-writer", "-n", &ns], None);
     let token = identity.service_account_token(&account, "vault").await.unwrap();
     assert_eq!(token.expose().split('.').count(), 3);
+    assert!(!cluster_id(&operator().await).await.unwrap().is_empty());
 }

@@ -5,10 +5,10 @@
 use async_trait::async_trait;
 use http::Request;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use kube::api::{GetParams, PostParams};
 use kube::core::Request as Builder;
-use kube::{Client, Resource};
+use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
 use super::{Credential, ErrorKind, Identity, StoreError};
@@ -22,6 +22,12 @@ const TOKEN_SECONDS: i64 = 600;
 pub struct ClusterIdentity {
     client: Client,
     namespace: String,
+}
+
+/// The cluster's id where no setting gives it: the uid of its oldest namespace.
+pub async fn cluster_id(client: &Client) -> Result<String, kube::Error> {
+    let namespace = Api::<Namespace>::all(client.clone()).get_metadata("kube-system").await?;
+    Ok(namespace.metadata.uid.unwrap_or_default())
 }
 
 impl ClusterIdentity {
@@ -206,5 +212,12 @@ mod tests {
             assert_eq!(error.kind, kind, "{error}");
             assert!(error.message.contains(words) && !error.to_string().contains("canary"), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_clusters_id_is_the_uid_of_its_oldest_namespace() {
+        let (identity, asked) = answering(200, json!({"metadata": {"name": "kube-system", "uid": "an-id"}}));
+        assert_eq!(cluster_id(&identity.client).await.unwrap(), "an-id");
+        assert_eq!(*asked.lock().unwrap(), ["GET /api/v1/namespaces/kube-system "]);
     }
 }

@@ -1,5 +1,6 @@
 //! Real OpenBao, and what a consumer or an administrator of it sees.
 
+use std::path::Path;
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
@@ -24,7 +25,7 @@ impl Bao {
     pub(crate) fn start() -> Self {
         let root = format!("root-{:016x}", rand::random::<u64>());
         let flags = ["server", "-dev", "-dev-no-store-token", "-dev-root-token-id"].map(String::from);
-        let server = Server::start("bao", |port| {
+        let server = Server::start(Path::new(env!("CARGO_TARGET_TMPDIR")), "bao", |port| {
             let mut arguments = flags.to_vec();
             arguments.extend([root.clone(), format!("-dev-listen-address=127.0.0.1:{port}")]);
             arguments
@@ -38,7 +39,7 @@ impl Bao {
     }
 
     pub(crate) fn url(&self) -> String {
-        self.server.url()
+        format!("http://127.0.0.1:{}", self.server.port)
     }
 
     /// The current version's data; `None`: there is none.

@@ -14,7 +14,9 @@ mod fault;
 mod bao;
 mod edges;
 mod faults;
+mod restart;
 mod story;
+mod tenancy;
 
 use std::sync::LazyLock;
 use std::time::Duration;
