@@ -1,8 +1,8 @@
 //! Azure Key Vault: a secret whose value is the token, with the mark as tags of each version.
 //!
 //! Value and mark are one call, so a version always tells whose it is. There is no compare-and-set: a writer looks before
-//! and after it writes, and reports a conflict if somebody else came in between. What a writer that was frozen right before
-//! its call may still do shows at the next look, and is put right then. A deleted secret blocks its name; it is recovered,
+//! and after it writes. If somebody else came in between it reports a conflict, and puts a newer token than its own on top
+//! again. Only a writer that dies right after a late write leaves it there until the next look. A deleted secret blocks its name; it is recovered,
 //! then written. Nothing is ever purged.
 
 use std::collections::{BTreeSet, HashMap};
@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use azure_core::http::{ClientOptions, RequestContent, Response, RetryOptions, Url};
 use azure_core::time::OffsetDateTime;
 use azure_security_keyvault_secrets::models::{
-    Secret, SecretAttributes, SecretClientUpdateSecretPropertiesOptions, SetSecretParameters,
-    UpdateSecretPropertiesParameters,
+    Secret, SecretAttributes, SecretClientGetSecretOptions, SecretClientUpdateSecretPropertiesOptions,
+    SetSecretParameters, UpdateSecretPropertiesParameters,
 };
 use azure_security_keyvault_secrets::{SecretClient, SecretClientOptions};
 use futures::TryStreamExt as _;
@@ -31,7 +31,7 @@ mod wire;
 
 use error::{Failed, State};
 use login::Login;
-use version::{Newest, Version};
+use version::{Newest, Version, newest_of};
 
 const CONTENT_TYPE: &str = "application/jwt";
 /// A name that nobody uses, to see whether names can be read at all.
@@ -158,6 +158,40 @@ impl KeyVault {
         }
     }
 
+    /// Whether what was written is what consumers get. A newer token that came in between is put on top again: whoever
+    /// wrote it believes that it is there.
+    async fn look_back(&self, name: &str, mark: &Mark, before: &[Version], written: &str) -> Result<(), StoreError> {
+        let mut versions = self.versions(name).await?;
+        let there = versions.iter().any(|version| version.id == written);
+        versions.retain(|version| version.id != written && !before.iter().any(|known| known.id == version.id));
+        if there && versions.is_empty() {
+            return Ok(());
+        }
+        match self.newest(name).await? {
+            Newest::Value(version, _) if version.id == written => {}
+            _ => return Err(changed(name)),
+        }
+        let Some(newer) = newest_of(&versions, |version| version.enabled && version.is_newer(mark)) else {
+            return Ok(());
+        };
+        self.put_again(name, &newer.id).await?;
+        Err(changed(name))
+    }
+
+    async fn put_again(&self, name: &str, version: &str) -> Result<(), StoreError> {
+        let version = Some(version.to_owned());
+        let options = SecretClientGetSecretOptions { secret_version: version, ..Default::default() };
+        let secret = model(self.call(self.client.get_secret(name, Some(options))).await?)?;
+        let parameters = SetSecretParameters {
+            value: secret.value,
+            content_type: secret.content_type,
+            tags: secret.tags,
+            secret_attributes: secret.attributes,
+        };
+        self.call(self.client.set_secret(name, content(&parameters)?, None)).await?;
+        Ok(())
+    }
+
     /// Changes a version's metadata, which makes no new one.
     async fn update(
         &self,
@@ -213,11 +247,13 @@ impl Store for KeyVault {
             self.mark(name, version, value.mark).await?;
             return Ok(version.id.clone());
         }
+        let before = match newest {
+            Newest::Absent => vec![],
+            _ => self.versions(name).await?,
+        };
         let written = self.put(name, value, newest.into_tags(), deadline).await?;
-        match self.newest(name).await? {
-            Newest::Value(version, _) if version.id == written => Ok(written),
-            _ => Err(changed(name)),
-        }
+        self.look_back(name, value.mark, &before, &written).await?;
+        Ok(written)
     }
 
     async fn retire(&self, path: &str, held: &Held, keep: &BTreeSet<String>) -> Result<(), StoreError> {

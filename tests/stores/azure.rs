@@ -12,7 +12,7 @@ use virtual_account_operator::store::{ErrorKind, Network, Presence, Store, Verdi
 use super::azure_vault::{Azure, NETWORK, credentials, open, settings};
 use super::contract::{Instance, Opening, contract, troubles};
 use super::fake::Certificate;
-use super::fault::{Errors, IsWrite, Tls};
+use super::fault::{Errors, Fault, Faults, IsWrite, Tls};
 use super::story::{CANARY, issued, issued_to};
 
 contract!(OnFake(Azure::shared()));
@@ -153,6 +153,40 @@ async fn a_late_write_of_an_older_token_is_put_right_at_the_next_look() {
     assert_eq!(azure.usable("late").await.iter().filter(|value| *value == old.text()).count(), 2);
     store.retire("late", &held, &BTreeSet::new()).await.unwrap();
     assert_eq!(azure.usable("late").await, [new.text()]);
+}
+
+#[tokio::test]
+async fn a_writer_that_was_held_up_puts_a_newer_token_back_on_top() {
+    let azure = Azure::shared();
+    let (writes, errors) = (OnFake(azure).is_write(), OnFake(azure).errors());
+    let faults = Faults::before_tls(azure.url(), writes, errors, Certificate::shared().tls()).await;
+    let slow = open(&settings(&faults.address()), &credentials()).await;
+    let (_, quick) = shared().await;
+    let [first, second, third] = [issued(1), issued(2), issued(3)];
+    first.settle(&slow, "held-up").await;
+
+    faults.next_write(Fault::Hold);
+    let meanwhile = async {
+        faults.held().await;
+        third.settle(&quick, "held-up").await;
+        faults.release();
+    };
+    let (late, ()) = tokio::join!(second.deliver(&slow, "held-up"), meanwhile);
+    assert_eq!(late.map_err(|error| error.kind), Err(ErrorKind::Conflict));
+    assert_eq!(third.deliver(&quick, "held-up").await, Ok(Verdict::Holds));
+    assert_eq!(azure.current("held-up").await["attributes"]["exp"], third.mark.expires_at.as_unix());
+
+    // What came in between and is older, or nobody's, is simply replaced.
+    faults.next_write(Fault::Hold);
+    let fourth = issued(4);
+    let meanwhile = async {
+        faults.held().await;
+        azure.put("held-up", "by hand", None).await;
+        faults.release();
+    };
+    let (late, ()) = tokio::join!(fourth.deliver(&slow, "held-up"), meanwhile);
+    assert_eq!(late, Ok(Verdict::Write));
+    assert_eq!(fourth.deliver(&quick, "held-up").await, Ok(Verdict::Holds));
 }
 
 #[tokio::test]

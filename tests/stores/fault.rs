@@ -19,6 +19,7 @@ use axum::serve::{IncomingStream, Listener};
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 const LIMIT: usize = 1 << 20;
@@ -30,6 +31,9 @@ pub(crate) enum Fault {
     Pass,
     /// Nothing ever comes back.
     Hang,
+    /// It is held up until [`Faults::release`], then passed on.
+    #[allow(dead_code, reason = "each test binary uses a part of this file")]
+    Hold,
     /// The connection breaks before the server gets it.
     Cut,
     /// The server carries it out, then the connection breaks.
@@ -62,6 +66,9 @@ struct Shared {
     client: reqwest::Client,
     plan: Mutex<Plan>,
     requests: AtomicUsize,
+    /// How many requests are held up, and how many may go on.
+    held: Semaphore,
+    released: Semaphore,
 }
 
 struct Plan {
@@ -91,7 +98,8 @@ impl Faults {
         }
         let plan = Mutex::new(Plan { writes: false, next: VecDeque::new(), then: Fault::Pass });
         let client = client.build().expect("a plain client");
-        let shared = Arc::new(Shared { server, is_write, errors, client, plan, requests: AtomicUsize::new(0) });
+        let (requests, held, released) = (AtomicUsize::new(0), Semaphore::new(0), Semaphore::new(0));
+        let shared = Arc::new(Shared { server, is_write, errors, client, plan, requests, held, released });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let scheme = if tls.is_some() { "https" } else { "http" };
         let address = format!("{scheme}://{}", listener.local_addr().expect("it is bound"));
@@ -127,6 +135,18 @@ impl Faults {
     /// How many requests came.
     pub(crate) fn requests(&self) -> usize {
         self.shared.requests.load(Ordering::SeqCst)
+    }
+
+    /// Waits until a request is held up.
+    #[allow(dead_code, reason = "each test binary uses a part of this file")]
+    pub(crate) async fn held(&self) {
+        self.shared.held.acquire().await.expect("it is never closed").forget();
+    }
+
+    /// Lets it go on.
+    #[allow(dead_code, reason = "each test binary uses a part of this file")]
+    pub(crate) fn release(&self) {
+        self.shared.released.add_permits(1);
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {
@@ -165,6 +185,11 @@ async fn handle(State(shared): State<Arc<Shared>>, ConnectInfo(wire): ConnectInf
     match shared.fault(&request) {
         Fault::Pass => shared.pass(request).await,
         Fault::Hang => pending().await,
+        Fault::Hold => {
+            shared.held.add_permits(1);
+            shared.released.acquire().await.expect("it is never closed").forget();
+            shared.pass(request).await
+        }
         Fault::Cut => wire.cut(),
         Fault::LoseAnswer => {
             shared.pass(request).await;

@@ -55,6 +55,12 @@ impl Version {
         self.mark.as_ref().map_or(keep.is_empty(), |mark| !keep.contains(&mark.jti))
     }
 
+    /// Whether it has a later token of the same account.
+    pub(super) fn is_newer(&self, than: &Mark) -> bool {
+        let later = |mark: &Mark| mark.owner.same_account(&than.owner) && mark.sequence > than.sequence;
+        self.mark.as_ref().is_some_and(later)
+    }
+
     /// When it was written. The mark's sequence tells versions of the same second apart.
     fn age(&self) -> (i64, i64) {
         (self.created, self.mark.as_ref().map_or(i64::MIN, |mark| mark.sequence))
@@ -72,7 +78,7 @@ impl Newest {
                 version: Some(version.id.clone()),
                 ..Held::default()
             },
-            Self::Disabled => present(newest_of(versions), None, versions),
+            Self::Disabled => present(newest_of(versions, |_| true), None, versions),
             Self::Value(version, value) => present(Some(version), Some(value), versions),
         }
     }
@@ -106,7 +112,7 @@ impl Newest {
 fn present(newest: Option<&Version>, value: Option<&Zeroizing<String>>, versions: &[Version]) -> Held {
     let own = newest.and_then(|version| version.mark.as_ref());
     // A version that somebody made by hand has no mark; those below it tell whose the path is.
-    let marked = versions.iter().filter(|version| version.mark.is_some()).max_by_key(|version| version.age());
+    let marked = newest_of(versions, |version| version.mark.is_some());
     Held {
         presence: Presence::Present,
         mark: own.or(marked.and_then(|version| version.mark.as_ref())).cloned(),
@@ -117,9 +123,9 @@ fn present(newest: Option<&Version>, value: Option<&Zeroizing<String>>, versions
     }
 }
 
-/// The newest version of a list.
-fn newest_of(versions: &[Version]) -> Option<&Version> {
-    versions.iter().max_by_key(|version| version.age())
+/// The newest of those versions that are meant.
+pub(super) fn newest_of(versions: &[Version], meant: impl Fn(&Version) -> bool) -> Option<&Version> {
+    versions.iter().filter(|version| meant(version)).max_by_key(|version| version.age())
 }
 
 #[cfg(test)]
