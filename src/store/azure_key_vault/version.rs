@@ -100,6 +100,16 @@ impl Newest {
         }
     }
 
+    /// Whether it is what was seen deleted, and nothing else.
+    pub(super) fn is_recovered(&self, seen: &Held) -> bool {
+        match self {
+            Self::Value(version, _) => seen.version.as_ref() == Some(&version.id),
+            // It was disabled when it was deleted.
+            Self::Disabled => true,
+            Self::Absent | Self::Deleted(_) => false,
+        }
+    }
+
     /// The newest version's tags.
     pub(super) fn into_tags(self) -> HashMap<String, String> {
         match self {
