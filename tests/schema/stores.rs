@@ -10,11 +10,13 @@ async fn stores(namespace: &str) -> Api<DynamicObject> {
     Api::namespaced_with(PLANE.client().await, namespace, &ApiResource::erase::<TokenStore>(&()))
 }
 
+/// Providers but Vault.
+const OTHERS: [&str; 3] = ["awsSecretsManager", "awsParameterStore", "azureKeyVault"];
+
 /// A valid store, with these fields added to its spec.
 fn store(name: &str, more: Value) -> Value {
     let mut spec = json!({});
     let Value::Object(more) = more else { panic!("an object") };
-    const OTHERS: [&str; 3] = ["awsSecretsManager", "awsParameterStore", "azureKeyVault"];
     if !OTHERS.iter().any(|other| more.contains_key(*other)) {
         spec = vault(json!({}));
     }
