@@ -96,6 +96,10 @@ fn store_that_is_deleted_stays_while_an_account_uses_it() {
         if message.contains("cart") { Ok(message) } else { Err(message) }
     });
     assert!(told.contains(&format!("{}/cart", world.ns)), "{told}");
+    world.cluster.create_account(&world.ns, "late", world.at(&["late"]));
+    let late = world.cluster.wait_reason(&world.ns, "late", "NotAllowed");
+    assert!(message(&late).contains("is being deleted; name another store"), "{}", message(&late));
+    world.cluster.delete(&format!("{API}/namespaces/{}/virtualaccounts/late", world.ns));
     let second = world.rotate("still");
     assert_eq!(world.bao.jti(&world.path("a")), Some(second), "it is still delivered to");
     world.delete();
