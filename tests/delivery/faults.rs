@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::fault::{Fault, Faults};
 use crate::support::cluster::{PATIENCE, ready, stays, wait_for};
+use crate::support::fault::{Fault, Faults};
 use crate::{World, delivered, newest};
 
 /// A layer of faults before OpenBao.

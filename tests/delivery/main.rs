@@ -5,13 +5,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-#[path = "../stores/server.rs"]
-mod server;
-
-#[path = "../stores/fault.rs"]
-mod fault;
-
-mod bao;
 mod edges;
 mod faults;
 mod restart;
@@ -21,8 +14,8 @@ mod tenancy;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use bao::Bao;
 use serde_json::{Value, json};
+use support::bao::Bao;
 use support::cluster::{Cluster, PATIENCE, ready, wait_for};
 use support::operator::{Operator, Options};
 use support::plane::Plane;

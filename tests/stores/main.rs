@@ -9,14 +9,14 @@ mod aws;
 mod bao;
 mod clauses;
 mod contract;
-mod fault;
 mod logs;
 mod memory;
 mod moto;
 mod pages;
 mod parameter_store;
 mod secrets_manager;
-mod server;
 mod story;
 mod troubles;
 mod vault;
+
+use support::{fault, server};

@@ -1,5 +1,7 @@
 //! A layer of faults before any server that speaks plain http: it passes requests on, or does what it was told to do
 //! instead. It ends with the test's runtime.
+#![allow(dead_code, reason = "each test binary uses a part of this file")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a failure is the test's verdict")]
 
 use std::collections::VecDeque;
 use std::future::pending;
