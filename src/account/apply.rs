@@ -21,7 +21,7 @@ use super::secret::{Image, SecretMeta, SecretSeen, released, render};
 use super::status::{Clock, Outcome, Outcomes, finished, ledger_after, recorded, wake_at};
 use super::stores::{RemovalOutcome, StoreOutcome};
 use crate::api::{
-    AccountId, DeletionPolicy, Instant, IssueReason, STORES_FINALIZER, Seconds, TargetError, VirtualAccount,
+    AccountId, DeletionPolicy, Instant, IssueReason, STORES_FINALIZER, Seconds, StoreId, TargetError, VirtualAccount,
     VirtualAccountStatus,
 };
 use crate::store::{Admission, Held, StoreError, Value};
@@ -74,6 +74,8 @@ pub trait Cluster: Send + Sync {
 
     /// Whether accounts of this namespace may use a path in a store; from what the watches show.
     fn admit(&self, namespace: &str, at: &StorePath) -> Admission;
+    /// Whether this store is being deleted.
+    fn store_deleting(&self, store: &StoreId) -> bool;
     /// Whether this namespace is being deleted.
     fn namespace_terminating(&self, namespace: &str) -> bool;
     /// What a path in a store holds.
@@ -215,7 +217,17 @@ fn admissions<C: Cluster>(
     let recorded =
         recorded.map(|record| StorePath { store: record.store_ref.clone(), path: record.secret_path.clone() });
     let all = desired.stores.iter().map(|store| store.at.clone()).chain(recorded);
-    all.map(|at| (at.clone(), cluster.admit(&desired.account.namespace, &at))).collect()
+    let used =
+        |at: &StorePath| status.is_some_and(|status| status.secret_stores.iter().any(|r| r.store_ref == at.store));
+    let admission = |at: &StorePath| match cluster.admit(&desired.account.namespace, at) {
+        // Those that use it go on until they leave it.
+        Admission::Open { .. } if !used(at) && cluster.store_deleting(&at.store) => Admission::Refused {
+            reason: "NotAllowed",
+            message: format!("TokenStore {} is being deleted; name another store", at.store),
+        },
+        admission => admission,
+    };
+    all.map(|at| (at.clone(), admission(&at))).collect()
 }
 
 // Only where a Secret that was read holds something to adopt: what a store has then counts as delivered, too. A store that

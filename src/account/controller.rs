@@ -22,7 +22,7 @@ use super::kubernetes::Kubernetes;
 use super::observe::version_number;
 use super::secret::SecretMeta;
 use super::seen::{SecretObject, Seen, Watches, lock};
-use crate::api::{AccountId, Instant, IssueReason, Seconds, VirtualAccount, VirtualAccountStatus};
+use crate::api::{AccountId, Instant, IssueReason, Seconds, StoreId, VirtualAccount, VirtualAccountStatus};
 use crate::backoff;
 use crate::clock::{self, ServerClock};
 use crate::events::{Events, Notice, Severity};
@@ -349,6 +349,10 @@ impl Cluster for Controller {
 
     fn admit(&self, namespace: &str, at: &StorePath) -> Admission {
         self.stores.admit(namespace, &at.store, &at.path)
+    }
+
+    fn store_deleting(&self, store: &StoreId) -> bool {
+        self.stores.deleting(store)
     }
 
     fn namespace_terminating(&self, namespace: &str) -> bool {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::faults::Layer;
 use crate::support::cluster::{PATIENCE, ready, wait_for};
-use crate::{API, World, delivered, message, newest};
+use crate::{API, World, delivered, message, newest, vault_at};
 
 /// The recorded targets: store, path, token.
 fn targets(account: &Value) -> Vec<(String, String, Option<String>)> {
@@ -33,7 +33,7 @@ fn another_path_is_filled_before_the_old_one_is_emptied() {
 fn another_store_that_fails_leaves_the_old_one_alone() {
     let world = World::new("restored");
     let layer = Layer::before(&world.bao.url());
-    world.store("other", world.vault_at(&layer.address()));
+    world.store("other", &vault_at(&layer.address()));
     let account = world.ready(world.at(&["a"]));
     layer.refuse(500);
     let mut spec = world.at(&["a"]);
@@ -96,6 +96,10 @@ fn store_that_is_deleted_stays_while_an_account_uses_it() {
         if message.contains("cart") { Ok(message) } else { Err(message) }
     });
     assert!(told.contains(&format!("{}/cart", world.ns)), "{told}");
+    world.cluster.create_account(&world.ns, "late", world.at(&["late"]));
+    let late = world.cluster.wait_reason(&world.ns, "late", "NotAllowed");
+    assert!(message(&late).contains("is being deleted; name another store"), "{}", message(&late));
+    world.cluster.delete(&format!("{API}/namespaces/{}/virtualaccounts/late", world.ns));
     let second = world.rotate("still");
     assert_eq!(world.bao.jti(&world.path("a")), Some(second), "it is still delivered to");
     world.delete();
@@ -177,7 +181,7 @@ fn lost_status_mints_nothing_and_writes_no_version() {
 fn account_deleted_while_its_store_is_down_waits_for_it() {
     let world = World::new("downdel");
     let layer = Layer::before(&world.bao.url());
-    world.cluster.patch(&world.store_path("bao"), &json!({"spec": world.vault_at(&layer.address())}));
+    world.cluster.patch(&world.store_path("bao"), &json!({"spec": vault_at(&layer.address())}));
     world.ready(world.at(&["a"]));
     layer.cut();
     world.delete();

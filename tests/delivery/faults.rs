@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::fault::{Fault, Faults};
 use crate::support::cluster::{PATIENCE, ready, stays, wait_for};
-use crate::{World, delivered, newest};
+use crate::support::fault::{Fault, Faults};
+use crate::{World, delivered, newest, vault_at};
 
 /// A layer of faults before OpenBao.
 pub(crate) struct Layer(Faults);
@@ -59,7 +59,7 @@ const FAULTS: [Fault; 6] = [
 fn behind_a_layer(prefix: &str) -> (World, Layer, Value) {
     let world = World::new(prefix);
     let layer = Layer::before(&world.bao.url());
-    world.store("layered", world.vault_at(&layer.address()));
+    world.store("layered", &vault_at(&layer.address()));
     let mut spec = world.at(&["plain", "layered"]);
     spec["secretStores"][1]["storeRef"]["name"] = json!("layered");
     (world, layer, spec)
@@ -159,7 +159,7 @@ fn removal_goes_through_every_fault() {
 fn two_hundred_accounts_on_a_dead_store_make_few_calls_and_disturb_nobody() {
     let world = World::new("dead");
     let layer = Layer::before(&world.bao.url());
-    world.store("dead", world.vault_at(&layer.address()));
+    world.store("dead", &vault_at(&layer.address()));
     store_ready(&world, "dead");
     layer.0.all(Fault::Hang);
     let names: Vec<String> = (0..200).map(|n| format!("dead-{n}")).collect();

@@ -5,13 +5,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-#[path = "../stores/server.rs"]
-mod server;
-
-#[path = "../stores/fault.rs"]
-mod fault;
-
-mod bao;
 mod edges;
 mod faults;
 mod restart;
@@ -21,8 +14,8 @@ mod tenancy;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use bao::Bao;
 use serde_json::{Value, json};
+use support::bao::Bao;
 use support::cluster::{Cluster, PATIENCE, ready, wait_for};
 use support::operator::{Operator, Options};
 use support::plane::Plane;
@@ -54,7 +47,7 @@ impl World {
     fn new(prefix: &str) -> Self {
         let world = Self::bare(prefix);
         world.secret("bao-token", "token", &world.bao.root);
-        world.store("bao", world.bao_spec());
+        world.store("bao", &world.bao_spec());
         world
     }
 
@@ -66,14 +59,10 @@ impl World {
 
     /// A TokenStore's spec: the shared OpenBao, with its root token.
     fn bao_spec(&self) -> Value {
-        self.vault_at(&self.bao.url())
+        vault_at(&self.bao.url())
     }
 
-    fn vault_at(&self, address: &str) -> Value {
-        json!({"hashicorpVault": {"address": address, "auth": {"tokenRef": {"name": "bao-token", "key": "token"}}}})
-    }
-
-    fn store(&self, name: &str, spec: Value) -> Value {
+    fn store(&self, name: &str, spec: &Value) -> Value {
         let store = json!({"apiVersion": "virtualaccounts.dev/v1alpha1", "kind": "TokenStore",
             "metadata": {"name": name}, "spec": spec});
         self.cluster.create(&format!("{API}/namespaces/{}/tokenstores", self.ns), &store)
@@ -156,6 +145,11 @@ impl World {
         let after = self.wait("a successor everywhere", |account| newest(account) != before && delivered(account));
         newest(&after)
     }
+}
+
+/// A store's spec: Vault at this address, with the token in Secret `bao-token`.
+fn vault_at(address: &str) -> Value {
+    json!({"hashicorpVault": {"address": address, "auth": {"tokenRef": {"name": "bao-token", "key": "token"}}}})
 }
 
 /// The id of the newest token.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::bao::Bao;
 use crate::faults::Layer;
+use crate::support::bao::Bao;
 use crate::support::cluster::{Cluster, PATIENCE, account_path, wait_for};
 use crate::support::operator::{Operator, Options};
 use crate::support::plane::Plane;

@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::API;
-use crate::bao::Bao;
 use crate::message;
+use crate::support::bao::Bao;
 use crate::support::cluster::{Cluster, PATIENCE, ready, wait_for};
 use crate::support::operator::{Operator, Options};
 use crate::support::plane::Plane;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use http::Method;
@@ -139,12 +140,20 @@ pub(super) fn block(heading: &str, language: &str) -> String {
     block.unwrap_or_else(|| panic!("no {language} under {heading}")).0.to_owned()
 }
 
-/// A directory of its own.
+/// A directory of its own, named after this process. Those of processes that have ended are removed: a shared server is
+/// never dropped, so nobody else can.
 fn directory() -> PathBuf {
-    use std::sync::atomic::{AtomicU32, Ordering};
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let name = format!("bao-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let servers = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bao");
+    for entry in fs::read_dir(&servers).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.split('-').next().unwrap_or_default();
+        if !Path::new("/proc").join(process).exists() {
+            // Another test binary may be removing it at this moment.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    let dir = servers.join(format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
     fs::create_dir_all(&dir).expect("the directory can be made");
     dir
 }

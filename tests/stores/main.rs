@@ -14,14 +14,14 @@ mod bao;
 mod clauses;
 mod contract;
 mod fake;
-mod fault;
 mod logs;
 mod memory;
 mod moto;
 mod pages;
 mod parameter_store;
 mod secrets_manager;
-mod server;
 mod story;
 mod troubles;
 mod vault;
+
+use support::{fault, server};

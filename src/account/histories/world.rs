@@ -19,7 +19,7 @@ use crate::account::desired::{Desired, Limits, StorePath};
 use crate::account::fixtures;
 use crate::account::observe::version_number;
 use crate::account::secret::{ACCOUNT_LABEL, SecretMeta};
-use crate::api::{AccountId, Instant, Permission, Seconds, VirtualAccount, VirtualAccountStatus};
+use crate::api::{AccountId, Instant, Permission, Seconds, StoreId, VirtualAccount, VirtualAccountStatus};
 use crate::store::{Admission, Held, StoreError, Value};
 use crate::token::{Key, KeyMaterial, Ring};
 
@@ -560,6 +560,10 @@ impl Cluster for Writer {
 
     fn admit(&self, _: &str, _: &StorePath) -> Admission {
         unreachable!("no stores")
+    }
+
+    fn store_deleting(&self, _: &StoreId) -> bool {
+        false
     }
 
     fn namespace_terminating(&self, _: &str) -> bool {

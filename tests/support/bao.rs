@@ -1,4 +1,6 @@
 //! Real OpenBao, and what a consumer or an administrator of it sees.
+#![allow(dead_code, reason = "each test binary uses a part of this file")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a failure is the test's verdict")]
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -6,8 +8,8 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::server::Server;
-use crate::support::cluster::{PATIENCE, wait_for};
+use super::cluster::{PATIENCE, wait_for};
+use super::server::Server;
 
 /// A running OpenBao in development mode: KV version 2 at `secret`.
 pub(crate) struct Bao {

@@ -1,5 +1,7 @@
 //! A layer of faults before any server: it passes requests on, or does what it was told to do instead. It ends with the
 //! test's runtime.
+#![allow(dead_code, reason = "each test binary uses a part of this file")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a failure is the test's verdict")]
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -32,7 +34,6 @@ pub(crate) enum Fault {
     /// Nothing ever comes back.
     Hang,
     /// It is held up until [`Faults::release`], then passed on.
-    #[allow(dead_code, reason = "each test binary uses a part of this file")]
     Hold,
     /// The connection breaks before the server gets it.
     Cut,
@@ -86,7 +87,6 @@ impl Faults {
     }
 
     /// Before a server (`https://127.0.0.1:1234`), with its certificate.
-    #[allow(dead_code, reason = "each test binary uses a part of this file")]
     pub(crate) async fn before_tls(server: String, is_write: IsWrite, errors: Errors, tls: Tls) -> Self {
         Self::with(server, is_write, errors, Some(tls)).await
     }
@@ -138,13 +138,11 @@ impl Faults {
     }
 
     /// Waits until a request is held up.
-    #[allow(dead_code, reason = "each test binary uses a part of this file")]
     pub(crate) async fn held(&self) {
         self.shared.held.acquire().await.expect("it is never closed").forget();
     }
 
     /// Lets it go on.
-    #[allow(dead_code, reason = "each test binary uses a part of this file")]
     pub(crate) fn release(&self) {
         self.shared.released.add_permits(1);
     }

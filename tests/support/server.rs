@@ -1,4 +1,6 @@
 //! A server of somebody else as a child process, that ends with the test process whatever happens.
+#![allow(dead_code, reason = "each test binary uses a part of this file")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a failure is the test's verdict")]
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
