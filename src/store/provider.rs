@@ -24,6 +24,7 @@ impl Provider {
             (spec.hashicorp_vault.is_some(), Self::HashicorpVault),
             (spec.aws_secrets_manager.is_some(), Self::AwsSecretsManager),
             (spec.aws_parameter_store.is_some(), Self::AwsParameterStore),
+            (spec.google_secret_manager.is_some(), Self::GoogleSecretManager),
         ];
         named.into_iter().find_map(|(there, provider)| there.then_some(provider))
     }
@@ -44,6 +45,7 @@ impl Provider {
 pub(super) fn is_ambient(spec: &TokenStoreSpec) -> bool {
     spec.aws_secrets_manager.as_ref().is_some_and(|aws| aws.auth.is_none())
         || spec.aws_parameter_store.as_ref().is_some_and(|aws| aws.auth.is_none())
+        || spec.google_secret_manager.as_ref().is_some_and(|google| google.auth.is_none())
 }
 
 #[cfg(test)]
@@ -58,6 +60,7 @@ mod tests {
             ("hashicorpVault", json!({"address": "https://vault", "auth": {"tokenRef": {"name": "a", "key": "b"}}})),
             ("awsSecretsManager", json!({"region": "eu-central-1"})),
             ("awsParameterStore", json!({"region": "eu-central-1"})),
+            ("googleSecretManager", json!({"projectId": "some-project"})),
         ] {
             let spec: TokenStoreSpec = serde_json::from_value(json!({ field: provider })).unwrap();
             assert_eq!(Provider::of(&spec).map(Provider::as_str), Some(field));
@@ -66,14 +69,16 @@ mod tests {
     }
 
     #[test]
-    fn aws_without_auth_asks_for_the_operators_own_credentials() {
-        let ambient = |field: &str, auth| {
-            let spec = json!({ field: {"region": "eu-central-1", "auth": auth} });
-            is_ambient(&serde_json::from_value(spec).unwrap())
-        };
-        for field in ["awsSecretsManager", "awsParameterStore"] {
-            assert!(ambient(field, json!(null)), "{field}");
-            assert!(!ambient(field, json!({"serviceAccountRef": {"name": "a"}})), "{field}");
+    fn a_cloud_without_auth_asks_for_the_operators_own_credentials() {
+        for (field, mut provider) in [
+            ("awsSecretsManager", json!({"region": "eu-central-1"})),
+            ("awsParameterStore", json!({"region": "eu-central-1"})),
+            ("googleSecretManager", json!({"projectId": "some-project"})),
+        ] {
+            let ambient = |provider| is_ambient(&serde_json::from_value(json!({ field: provider })).unwrap());
+            assert!(ambient(provider.clone()), "{field}");
+            provider["auth"] = json!({"serviceAccountRef": {"name": "a"}});
+            assert!(!ambient(provider), "{field}");
         }
         assert!(!is_ambient(&TokenStoreSpec::default()));
     }
