@@ -64,13 +64,17 @@ pub struct TokenStoreSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aws_parameter_store: Option<AwsParameterStore>,
 
+    /// Google Secret Manager.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub google_secret_manager: Option<GoogleSecretManager>,
+
     /// Azure Key Vault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub azure_key_vault: Option<AzureKeyVault>,
 }
 
 const ONE_PROVIDER: &str = "[has(self.hashicorpVault), has(self.awsSecretsManager), has(self.awsParameterStore), \
-    has(self.azureKeyVault)].filter(there, there).size() == 1";
+    has(self.googleSecretManager), has(self.azureKeyVault)].filter(there, there).size() == 1";
 
 /// Which namespaces may use an object.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -276,6 +280,73 @@ pub struct AwsAccessKey {
     /// The session token of temporary credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_token: Option<SecretKeyRef>,
+}
+
+/// Google Secret Manager. The secret's value is the token.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GoogleSecretManager {
+    /// The project's id or number.
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^([a-z0-9.-]+:)?[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
+    pub project_id: String,
+    /// Another endpoint than `https://secretmanager.googleapis.com`, for example that of Private Service Connect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^https?://[^/?#@]+/?$"))]
+    pub endpoint: Option<String>,
+    /// Another endpoint than `https://sts.googleapis.com`, where a ServiceAccount's token is exchanged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^https?://[^/?#@]+/?$"))]
+    pub sts_endpoint: Option<String>,
+    /// Another endpoint than `https://iamcredentials.googleapis.com`, where auth.serviceAccountEmail is impersonated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^https?://[^/?#@]+/?$"))]
+    pub iam_endpoint: Option<String>,
+    /// Where new secrets are kept, at most 16 locations, for example `europe-west3`. Default: wherever Google chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 64), regex(pattern = r"^[a-z0-9-]+$")))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub locations: Option<Vec<String>>,
+    /// The Cloud KMS key that encrypts new secrets, by its full name. With locations it needs a key in each of them:
+    /// `{location}` stands for the location. Without, it is a key in `global`. Default: Google's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 512),
+        regex(pattern = r"^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+$")
+    )]
+    pub kms_key: Option<String>,
+    /// Whose credentials are used. Default: the operator's own (Workload Identity Federation for GKE), in the operator's
+    /// namespace only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<GoogleAuth>,
+}
+
+/// Whose Google credentials: exactly one.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.secretRef) != has(self.serviceAccountRef)").message("name exactly one of secretRef and serviceAccountRef"))]
+#[x_kube(validation = Rule::new("has(self.serviceAccountRef) == has(self.workloadIdentityProvider)").message("workloadIdentityProvider goes with serviceAccountRef, and only with it"))]
+#[x_kube(validation = Rule::new("!has(self.serviceAccountEmail) || has(self.serviceAccountRef)").message("serviceAccountEmail goes with serviceAccountRef only"))]
+pub struct GoogleAuth {
+    /// A Google service account's key: the JSON file as it was downloaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretKeyRef>,
+    /// A ServiceAccount whose token is exchanged for Google's (workload identity federation).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account_ref: Option<ServiceAccountRef>,
+    /// The provider that trusts the cluster, by its full name; it is the audience of the ServiceAccount's token, too:
+    /// `//iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 512),
+        regex(
+            pattern = r"^//iam\.googleapis\.com/projects/[0-9]+/locations/global/workloadIdentityPools/[^/]+/providers/[^/]+$"
+        )
+    )]
+    pub workload_identity_provider: Option<String>,
+    /// The Google service account to impersonate. Default: none, the ServiceAccount itself has the rights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 3, max = 254), regex(pattern = r"^[A-Za-z0-9._-]+@[A-Za-z0-9.-]+$"))]
+    pub service_account_email: Option<String>,
 }
 
 /// Azure Key Vault. The secret's value is the token; its expiry is that of the token.

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use super::aws_parameter_store::ParameterStore;
 use super::aws_secrets_manager::SecretsManager;
 use super::azure_key_vault::KeyVault;
+use super::google_secret_manager::GoogleSecretManager;
 use super::vault::Vault;
 use super::{ErrorKind, Identity, Network, Store, StoreError};
 use crate::api::TokenStoreSpec;
@@ -39,6 +40,9 @@ async fn open(
         }
         TokenStoreSpec { aws_parameter_store: Some(aws), .. } => {
             Ok(Box::new(ParameterStore::open(aws, prefix, identity, network)?))
+        }
+        TokenStoreSpec { google_secret_manager: Some(google), .. } => {
+            Ok(Box::new(GoogleSecretManager::open(google, prefix, identity, network).await?))
         }
         TokenStoreSpec { azure_key_vault: Some(azure), .. } => {
             Ok(Box::new(KeyVault::open(azure, identity, network).await?))

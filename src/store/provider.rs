@@ -24,6 +24,7 @@ impl Provider {
             (spec.hashicorp_vault.is_some(), Self::HashicorpVault),
             (spec.aws_secrets_manager.is_some(), Self::AwsSecretsManager),
             (spec.aws_parameter_store.is_some(), Self::AwsParameterStore),
+            (spec.google_secret_manager.is_some(), Self::GoogleSecretManager),
             (spec.azure_key_vault.is_some(), Self::AzureKeyVault),
         ];
         named.into_iter().find_map(|(there, provider)| there.then_some(provider))
@@ -45,6 +46,7 @@ impl Provider {
 pub(super) fn is_ambient(spec: &TokenStoreSpec) -> bool {
     spec.aws_secrets_manager.as_ref().is_some_and(|aws| aws.auth.is_none())
         || spec.aws_parameter_store.as_ref().is_some_and(|aws| aws.auth.is_none())
+        || spec.google_secret_manager.as_ref().is_some_and(|google| google.auth.is_none())
         || spec.azure_key_vault.as_ref().is_some_and(|azure| azure.auth.is_none())
 }
 
@@ -60,6 +62,7 @@ mod tests {
             ("hashicorpVault", json!({"address": "https://vault", "auth": {"tokenRef": {"name": "a", "key": "b"}}})),
             ("awsSecretsManager", json!({"region": "eu-central-1"})),
             ("awsParameterStore", json!({"region": "eu-central-1"})),
+            ("googleSecretManager", json!({"projectId": "some-project"})),
             ("azureKeyVault", json!({"vaultUrl": "https://tokens.vault.azure.net"})),
         ] {
             let spec: TokenStoreSpec = serde_json::from_value(json!({ field: provider })).unwrap();
@@ -73,6 +76,7 @@ mod tests {
         for (field, mut provider) in [
             ("awsSecretsManager", json!({"region": "eu-central-1"})),
             ("awsParameterStore", json!({"region": "eu-central-1"})),
+            ("googleSecretManager", json!({"projectId": "some-project"})),
             ("azureKeyVault", json!({"vaultUrl": "https://tokens.vault.azure.net"})),
         ] {
             let ambient = |provider| is_ambient(&serde_json::from_value(json!({ field: provider })).unwrap());

@@ -11,7 +11,7 @@ async fn stores(namespace: &str) -> Api<DynamicObject> {
 }
 
 /// Providers but Vault.
-const OTHERS: [&str; 3] = ["awsSecretsManager", "awsParameterStore", "azureKeyVault"];
+const OTHERS: [&str; 4] = ["awsSecretsManager", "awsParameterStore", "googleSecretManager", "azureKeyVault"];
 
 /// A valid store, with these fields added to its spec.
 fn store(name: &str, more: Value) -> Value {
@@ -48,6 +48,13 @@ fn parameters(more: Value) -> Value {
     let mut aws = json!({"region": "eu-central-1"});
     merge(&mut aws, more);
     json!({ "awsParameterStore": aws })
+}
+
+/// A spec for Google Secret Manager, with these fields changed.
+fn google(more: Value) -> Value {
+    let mut google = json!({"projectId": "some-project"});
+    merge(&mut google, more);
+    json!({ "googleSecretManager": google })
 }
 
 /// A spec for Azure Key Vault with a client secret, with these fields changed.
@@ -111,8 +118,9 @@ async fn a_store_has_exactly_one_provider() {
     let mut aws_twice = aws(json!({}));
     merge(&mut aws_twice, parameters(json!({})));
     let mut clouds = aws(json!({}));
-    merge(&mut clouds, azure(json!({})));
-    accepted(vec![vault(json!({})), aws(json!({})), parameters(json!({})), azure(json!({}))]).await;
+    merge(&mut clouds, google(json!({})));
+    accepted(vec![vault(json!({})), aws(json!({})), parameters(json!({}))]).await;
+    accepted(vec![google(json!({})), azure(json!({}))]).await;
     refused(vec![(json!({"hashicorpVault": null}), ONE), (both, ONE), (aws_twice, ONE), (clouds, ONE)]).await;
 }
 
@@ -266,6 +274,50 @@ async fn parameter_store_has_a_region_and_at_most_one_way_to_log_in() {
         (parameters(json!({"roleArn": "arn:"})), "spec.awsParameterStore.roleArn in body should be at least 20 chars"),
         (parameters(json!({"endpoint": "vpce"})), "spec.awsParameterStore.endpoint in body should match"),
         (parameters(json!({"stsEndpoint": "https://a/b"})), "spec.awsParameterStore.stsEndpoint in body should match"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn google_has_a_project_and_at_most_one_way_to_log_in() {
+    const ONE: &str = "name exactly one of secretRef and serviceAccountRef";
+    const PROVIDER: &str = "workloadIdentityProvider goes with serviceAccountRef, and only with it";
+    const EMAIL: &str = "serviceAccountEmail goes with serviceAccountRef only";
+    let provider = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/a/providers/b";
+    let key = json!({"name": "a", "key": "b"});
+    let account = json!({"name": "writer"});
+    let email = "writer@some-project.iam.gserviceaccount.com";
+    let auth = |auth: Value| google(json!({ "auth": auth }));
+    let kms = "projects/p/locations/{location}/keyRings/r/cryptoKeys/k";
+    accepted(vec![
+        google(json!({"projectId": "example.com:project-1", "locations": ["europe-west3"], "kmsKey": kms})),
+        google(json!({"projectId": "123456789", "endpoint": "https://secretmanager-psc.p.googleapis.com"})),
+        google(json!({"stsEndpoint": "https://sts.example.com/", "iamEndpoint": "https://iam.example.com"})),
+        auth(json!({"secretRef": key})),
+        auth(json!({"serviceAccountRef": account, "workloadIdentityProvider": provider})),
+        auth(json!({
+            "serviceAccountRef": account, "workloadIdentityProvider": provider, "serviceAccountEmail": email,
+        })),
+    ])
+    .await;
+    refused(vec![
+        (google(json!({"projectId": null})), "spec.googleSecretManager.projectId: Required value"),
+        (google(json!({"projectId": "a/b"})), "spec.googleSecretManager.projectId in body should match"),
+        (google(json!({"endpoint": "psc"})), "spec.googleSecretManager.endpoint in body should match"),
+        (google(json!({"stsEndpoint": "https://a/b"})), "spec.googleSecretManager.stsEndpoint in body should match"),
+        (google(json!({"iamEndpoint": "https://a/b"})), "spec.googleSecretManager.iamEndpoint in body should match"),
+        (google(json!({"locations": []})), "spec.googleSecretManager.locations in body should have at least 1 items"),
+        (google(json!({"locations": ["a", "a"]})), "spec.googleSecretManager.locations[1]: Duplicate value"),
+        (google(json!({"kmsKey": "k"})), "spec.googleSecretManager.kmsKey in body should match"),
+        (auth(json!({})), ONE),
+        (auth(json!({"secretRef": key, "serviceAccountRef": account, "workloadIdentityProvider": provider})), ONE),
+        (auth(json!({"serviceAccountRef": account})), PROVIDER),
+        (auth(json!({"secretRef": key, "workloadIdentityProvider": provider})), PROVIDER),
+        (auth(json!({"secretRef": key, "serviceAccountEmail": email})), EMAIL),
+        (
+            auth(json!({"serviceAccountRef": account, "workloadIdentityProvider": "projects/1"})),
+            "spec.googleSecretManager.auth.workloadIdentityProvider in body should match",
+        ),
     ])
     .await;
 }
