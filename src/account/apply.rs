@@ -21,10 +21,10 @@ use super::secret::{Image, SecretMeta, SecretSeen, released, render};
 use super::status::{Clock, Outcome, Outcomes, finished, ledger_after, recorded, wake_at};
 use super::stores::{RemovalOutcome, StoreOutcome};
 use crate::api::{
-    AccountId, DeletionPolicy, Instant, IssueReason, STORES_FINALIZER, Seconds, StoreId, TargetError, VirtualAccount,
-    VirtualAccountStatus,
+    AccountId, DeletionPolicy, Instant, IssueReason, STORES_FINALIZER, Seconds, SecretStoreStatus, StoreId,
+    TargetError, VirtualAccount, VirtualAccountStatus,
 };
-use crate::store::{Admission, Held, StoreError, Value};
+use crate::store::{Admission, Held, NOT_ALLOWED, StoreError, Value};
 use crate::token::Ring;
 
 /// What a pass needs from the outside. The real one is in `controller`; tests simulate one that loses answers, freezes
@@ -217,12 +217,18 @@ fn admissions<C: Cluster>(
     let recorded =
         recorded.map(|record| StorePath { store: record.store_ref.clone(), path: record.secret_path.clone() });
     let all = desired.stores.iter().map(|store| store.at.clone()).chain(recorded);
-    let used =
-        |at: &StorePath| status.is_some_and(|status| status.secret_stores.iter().any(|r| r.store_ref == at.store));
+    // A refusal is recorded, too.
+    let uses = |record: &SecretStoreStatus| {
+        record.jwt_id.is_some() || record.error.as_ref().is_none_or(|error| error.reason != NOT_ALLOWED)
+    };
+    let used = |at: &StorePath| {
+        let mut records = status.into_iter().flat_map(|status| &status.secret_stores);
+        records.any(|record| record.store_ref == at.store && uses(record))
+    };
     let admission = |at: &StorePath| match cluster.admit(&desired.account.namespace, at) {
         // Those that use it go on until they leave it.
         Admission::Open { .. } if !used(at) && cluster.store_deleting(&at.store) => Admission::Refused {
-            reason: "NotAllowed",
+            reason: NOT_ALLOWED,
             message: format!("TokenStore {} is being deleted; name another store", at.store),
         },
         admission => admission,

@@ -39,7 +39,7 @@ pub(super) struct Refusal {
 }
 
 /// The account's namespace or path may not use the store, or the store nobody.
-pub(super) const NOT_ALLOWED: &str = "NotAllowed";
+pub const NOT_ALLOWED: &str = "NotAllowed";
 /// There is no such TokenStore.
 pub(super) const STORE_NOT_FOUND: &str = "StoreNotFound";
 /// The provider cannot have the path.

@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant as Monotonic};
 
 use futures::FutureExt;
 use kube::api::{Api, GetParams, PostParams};
@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use super::registry::{Concern, Registry, Tasks, lock};
 use super::slot::Slot;
 use super::status::{self, Finding};
+use super::{ErrorKind, StoreError};
 use crate::api::{AccountId, IN_USE_FINALIZER, Instant, Seconds, StoreId, TokenStore, TokenStoreStatus};
 use crate::client::describe;
 use crate::clock;
@@ -28,6 +29,8 @@ pub type Users = Arc<dyn Fn(&StoreId) -> Option<Vec<AccountId>> + Send + Sync>;
 
 /// Stores looked at at the same time: one that hangs must not hold up the others.
 const WORKERS: usize = 8;
+/// For so long after the finalizer was written the watch may not show it.
+const LAG: Duration = Duration::from_secs(5);
 /// After a write that failed, or while something is not known yet.
 const RETRY: Seconds = Seconds(5);
 const READY_POLL: Duration = Duration::from_millis(100);
@@ -184,6 +187,30 @@ impl Registry {
         Ok(())
     }
 
+    /// A TokenStore has its finalizer before anything is written with it, so that it is still there for the cleanup.
+    pub(super) async fn hold(&self, id: &StoreId, slot: &Slot) -> Result<(), StoreError> {
+        let shown = || self.stores.get(&AccountId::new(&id.namespace, &id.name)).is_some_and(|store| is_held(&store));
+        if shown() {
+            return Ok(());
+        }
+        // The first of many does it; the others wait for it, and for a moment nobody asks the lagging watch.
+        let mut held = slot.held.lock().await;
+        if shown() || held.is_some_and(|at| at.elapsed() < LAG) {
+            return Ok(());
+        }
+        for _ in 0..3 {
+            match self.keep_finalizer(id, true).await {
+                Ok(()) => {
+                    *held = Some(Monotonic::now());
+                    return Ok(());
+                }
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(not_held(id, &describe(&error))),
+            }
+        }
+        Err(not_held(id, "it changes again and again"))
+    }
+
     fn wrote(&self, id: &StoreId, version: u64) {
         lock(&self.written).insert(id.clone(), version);
     }
@@ -205,6 +232,16 @@ impl Registry {
     }
 }
 
+// Not the store's failure, so not a kind that counts for its breaker.
+fn not_held(id: &StoreId, why: &str) -> StoreError {
+    let message = format!("the finalizer of TokenStore {id} cannot be written: {why}");
+    StoreError::new(ErrorKind::Throttled, "FinalizerNotWritten", message)
+}
+
+fn is_held(store: &TokenStore) -> bool {
+    store.finalizers().iter().any(|finalizer| finalizer == IN_USE_FINALIZER)
+}
+
 fn finding(slot: &Slot) -> Option<Finding> {
     if let Some(down) = slot.guard.down() {
         return Some(Finding::Failed(down.error().clone()));
@@ -215,7 +252,7 @@ fn finding(slot: &Slot) -> Option<Finding> {
 
 /// Whether the finalizer is to be added (`true`) or removed; `None`: it is right as it is.
 fn finalizer(store: &TokenStore, in_use: bool) -> Option<bool> {
-    let has = store.finalizers().iter().any(|finalizer| finalizer == IN_USE_FINALIZER);
+    let has = is_held(store);
     // None can be added to what is being deleted.
     let possible = has || store.metadata.deletion_timestamp.is_none();
     (possible && has != in_use).then_some(in_use)

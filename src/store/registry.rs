@@ -148,6 +148,7 @@ impl Registry {
         over: &Held,
     ) -> Result<String, StoreError> {
         let (slot, name) = self.at(store, path)?;
+        self.hold(store, &slot).await?;
         let name = name.as_str();
         self.call(&slot, "write", |store| async move { store.write(name, value, over).await }).await
     }

@@ -33,6 +33,8 @@ pub(super) struct Slot {
     of: Blueprint,
     pub(super) guard: Guard,
     opened: Turns<Option<Opened>>,
+    /// When the TokenStore was last made sure to have its finalizer.
+    pub(super) held: Turns<Option<Monotonic>>,
     checked: Mutex<Checked>,
 }
 
@@ -56,7 +58,7 @@ pub(super) struct Checked {
 impl Slot {
     pub(super) fn new(of: Blueprint) -> Self {
         let guard = Guard::new(of.id.to_string(), of.concurrency, of.network.timeout);
-        Self { of, guard, opened: Turns::default(), checked: Mutex::default() }
+        Self { of, guard, opened: Turns::default(), held: Turns::default(), checked: Mutex::default() }
     }
 
     /// Whether it is this object in this generation.
