@@ -14,8 +14,10 @@ test: ## Install what the tests need and run all of them (ARGS='--test schema' f
 	@hack/test.sh $(ARGS)
 
 crds: ## Print crds/ from the types again
-	@$(CARGO) run --quiet --locked -- crd >crds/virtualaccounts.yaml.new
-	@mv crds/virtualaccounts.yaml.new crds/virtualaccounts.yaml
+	@set -o pipefail; $(CARGO) run --quiet --locked -- crd | awk '/^---$$/ { n++ } \
+		{ text[n] = text[n] $$0 "\n" } \
+		/^  name: [a-z]+[.]virtualaccounts[.]dev$$/ { split($$2, part, "."); file[n] = "crds/" part[1] ".yaml" } \
+		END { for (n in file) printf "%s", text[n] > file[n] }'
 
 fmt: ## Format the source
 	@$(CARGO) fmt

@@ -310,7 +310,9 @@ start_bao() {
     "$bao" server -dev -dev-no-store-token -dev-root-token-id "$BAO_TOKEN" -dev-listen-address "${BAO_ADDR#http://}" \
         </dev/null 9>&- >"$work/bao.log" 2>&1 &
     bao_pid=$!
-    wait_until 30 "OpenBao is ready" "$bao" status
+    # shellcheck disable=SC2329
+    unsealed() { "$bao" status >/dev/null 2>&1; }
+    wait_until 30 "OpenBao is ready" unsealed
     say "OpenBao runs at $BAO_ADDR; its token is in Secret openbao-token"
     kubectl create secret generic openbao-token --from-literal "token=$BAO_TOKEN" | indent
 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::api::Seconds;
+use crate::store::UNMARKED;
 use crate::token::{Algorithm, KeysCommand};
 
 mod issuer_url;
@@ -117,6 +118,28 @@ pub struct RunArgs {
     /// How many accounts are worked on at the same time; those that wait for a store do not count.
     #[arg(long, env = "VAO_WORKERS", value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
+    /// How many calls are made to one secret store at the same time.
+    #[arg(long, env = "VAO_STORE_CONCURRENCY", value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    store_concurrency: u16,
+    /// How long a call to a secret store may take.
+    #[arg(long, env = "VAO_STORE_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    store_timeout: Seconds,
+    /// How often each path in a secret store is looked at again: what was wiped or changed there is put right.
+    #[arg(long, env = "VAO_STORE_CHECK_INTERVAL", value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    store_check_interval: Seconds,
+    /// How long a deleted account waits for a secret store that cannot be cleaned up.
+    #[arg(long, env = "VAO_CLEANUP_DEADLINE", value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    cleanup_deadline: Seconds,
+    /// Lends the operator's own cloud credentials to TokenStores of every namespace, not of its own alone.
+    #[arg(long, env = "VAO_ALLOW_AMBIENT_CREDENTIALS")]
+    allow_ambient_credentials: bool,
+    /// For tests: TokenStores may name loopback, link-local and metadata addresses, and plain http.
+    #[arg(long, env = "VAO_ALLOW_LOCAL_ENDPOINTS")]
+    allow_local_endpoints: bool,
+    /// This cluster's id in the marks of secret stores; unique among clusters that share a store, and never to change.
+    /// [default: the uid of namespace kube-system]
+    #[arg(long, env = "VAO_CLUSTER_ID", value_name = "ID", value_parser = cluster_id)]
+    cluster_id: Option<String>,
     /// Where discovery, keys and online checks are served.
     #[arg(long, env = "VAO_PUBLIC_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     public_address: SocketAddr,
@@ -152,6 +175,20 @@ pub struct Settings {
     pub namespace: String,
     /// Passes at the same time.
     pub workers: usize,
+    /// Calls to one store at the same time.
+    pub store_concurrency: usize,
+    /// How long a call to a store may take.
+    pub store_timeout: Seconds,
+    /// How often each path in a store is looked at again.
+    pub store_check_interval: Seconds,
+    /// How long a deleted account waits for a store that cannot be cleaned up.
+    pub cleanup_deadline: Seconds,
+    /// Stores of any namespace may use the operator's own credentials.
+    pub allow_ambient_credentials: bool,
+    /// Stores may be on this machine, for tests.
+    pub allow_local_endpoints: bool,
+    /// What this cluster is called in marks; `None`: as its API server says, which is asked at start.
+    pub cluster_id: Option<String>,
     /// Where the public listener binds.
     pub public_address: SocketAddr,
     /// Where the ops listener binds.
@@ -180,6 +217,12 @@ pub enum SettingsError {
     /// A key needs 15 minutes in the JWKS before it signs, so a shorter rotation could not be kept.
     #[error("--signing-key-rotation {0} must be at least 15m; raise it")]
     KeyRotation(Seconds),
+    /// No call could succeed.
+    #[error("--store-timeout must be at least 1s")]
+    StoreTimeout,
+    /// Every pass would look at every store.
+    #[error("--store-check-interval {0} must be at least 1m; raise it")]
+    StoreCheckInterval(Seconds),
 }
 
 impl RunArgs {
@@ -203,6 +246,12 @@ impl RunArgs {
         if self.signing_key_rotation < Seconds::minutes(15) {
             return Err(SettingsError::KeyRotation(self.signing_key_rotation));
         }
+        if self.store_timeout < Seconds(1) {
+            return Err(SettingsError::StoreTimeout);
+        }
+        if self.store_check_interval < Seconds::minutes(1) {
+            return Err(SettingsError::StoreCheckInterval(self.store_check_interval));
+        }
         Ok(Settings {
             issuer_url: self.issuer_url,
             default_audience,
@@ -216,6 +265,13 @@ impl RunArgs {
             reissue_rate: self.reissue_rate,
             namespace: self.namespace.namespace,
             workers: self.workers.into(),
+            store_concurrency: self.store_concurrency.into(),
+            store_timeout: self.store_timeout,
+            store_check_interval: self.store_check_interval,
+            cleanup_deadline: self.cleanup_deadline,
+            allow_ambient_credentials: self.allow_ambient_credentials,
+            allow_local_endpoints: self.allow_local_endpoints,
+            cluster_id: self.cluster_id,
             public_address: self.public_address,
             ops_address: self.ops_address,
         })
@@ -238,6 +294,18 @@ fn audience(text: &str) -> Result<String, &'static str> {
         return Err("an audience has 1 to 256 characters, without white space");
     }
     Ok(text.to_owned())
+}
+
+// What every provider takes as the value of a label or tag.
+fn cluster_id(text: &str) -> Result<String, &'static str> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
+    if text == UNMARKED {
+        return Err("unmarked has a meaning of its own in spec.takeOverFrom; choose another");
+    }
+    if (1..=63).contains(&text.len()) && text.bytes().all(plain) {
+        return Ok(text.to_owned());
+    }
+    Err("a cluster id has 1 to 63 lower-case letters, digits, '-' and '_'")
 }
 
 fn namespace(text: &str) -> Result<String, &'static str> {
@@ -314,6 +382,13 @@ mod tests {
                 reissue_rate: 5,
                 namespace: "vao".into(),
                 workers: 16,
+                store_concurrency: 8,
+                store_timeout: Seconds(10),
+                store_check_interval: Seconds::hours(24),
+                cleanup_deadline: Seconds::hours(1),
+                allow_ambient_credentials: false,
+                allow_local_endpoints: false,
+                cluster_id: None,
                 public_address: "0.0.0.0:8080".parse().unwrap(),
                 ops_address: "0.0.0.0:9090".parse().unwrap(),
             }
@@ -329,8 +404,13 @@ mod tests {
             "--signing-algorithm=rs256",
             "--minimum-rotation-interval=10s",
             "--adopt-restored",
+            "--cluster-id=eu-1_a",
+            "--store-concurrency=2",
+            "--allow-local-endpoints",
         ])
         .unwrap();
+        assert_eq!((settings.cluster_id.as_deref(), settings.store_concurrency), (Some("eu-1_a"), 2));
+        assert!(settings.allow_local_endpoints && !settings.allow_ambient_credentials);
         assert_eq!(settings.allowed_audiences, ["a".to_owned(), "b".to_owned()].into());
         assert_eq!(settings.max_clock_skew, Seconds::ZERO);
         assert_eq!(settings.signing_algorithm, Algorithm::Rs256);
@@ -349,6 +429,11 @@ mod tests {
             (&["--max-clock-skew=1w"], "--max-clock-skew", "for example 90d"),
             (&["--max-clock-skew=99999999999h"], "--max-clock-skew", "for example 90d"),
             (&["--workers=0"], "--workers", "1..=256"),
+            (&["--store-concurrency=0"], "--store-concurrency", "1..=256"),
+            (&["--store-timeout=0"], "--store-timeout", "at least 1s"),
+            (&["--store-check-interval=59s"], "--store-check-interval", "raise"),
+            (&["--cluster-id=unmarked"], "--cluster-id", "choose another"),
+            (&["--cluster-id=EU 1"], "--cluster-id", "1 to 63"),
             (&["--allowed-audiences=a,,b"], "--allowed-audiences", "1 to 256"),
             (&["--ops-address=nowhere"], "--ops-address", "invalid"),
         ] {

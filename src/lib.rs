@@ -8,6 +8,7 @@ pub mod api;
 pub mod backoff;
 pub mod client;
 pub mod clock;
+pub mod condition;
 pub mod config;
 pub mod events;
 pub mod http;

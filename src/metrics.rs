@@ -5,12 +5,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::api::{AccountId, Instant, IssueReason, VirtualAccount};
@@ -25,6 +27,9 @@ pub struct Metrics {
     writes: Family<ByRequest, Counter>,
     introspections: Family<ByResult, Counter>,
     queue_depth: Gauge,
+    store_calls: Family<ByCall, Counter>,
+    store_call_duration: Family<ByOperation, Histogram>,
+    stores_down: Gauge,
     keys: Family<ByState, Gauge>,
     oldest_key: Family<ByState, Gauge>,
     expiry: Family<Account, Gauge>,
@@ -45,6 +50,9 @@ impl Metrics {
             writes: Family::default(),
             introspections: Family::default(),
             queue_depth: Gauge::default(),
+            store_calls: Family::default(),
+            store_call_duration: Family::new_with_constructor(durations),
+            stores_down: Gauge::default(),
             keys: Family::default(),
             oldest_key: Family::default(),
             expiry: Family::default(),
@@ -53,6 +61,7 @@ impl Metrics {
             accounts: Mutex::default(),
         };
         metrics.register(started);
+        metrics.register_stores();
         metrics
     }
 
@@ -94,6 +103,25 @@ impl Metrics {
         ours.register("info", "One series for each account: its owner and its Ready condition", self.info.clone());
     }
 
+    fn register_stores(&mut self) {
+        let ours = self.registry.sub_registry_with_prefix("virtual_account");
+        ours.register(
+            "store_calls",
+            "Calls to secret stores, by provider, operation and result",
+            self.store_calls.clone(),
+        );
+        ours.register(
+            "store_call_duration_seconds",
+            "How long calls to secret stores took, by provider and operation",
+            self.store_call_duration.clone(),
+        );
+        ours.register(
+            "stores_down",
+            "TokenStores that are known to be down: only their own checks call them",
+            self.stores_down.clone(),
+        );
+    }
+
     /// A pass ended.
     pub fn reconciled(&self, result: &'static str) {
         self.reconciles.get_or_create(&ByResult { result }).inc();
@@ -120,6 +148,17 @@ impl Metrics {
     /// The introspection endpoint answered.
     pub fn introspected(&self, result: &'static str) {
         self.introspections.get_or_create(&ByResult { result }).inc();
+    }
+
+    /// A call to a secret store ended.
+    pub fn store_called(&self, provider: &'static str, operation: &'static str, result: &'static str, took: Duration) {
+        self.store_calls.get_or_create(&ByCall { provider, operation, result }).inc();
+        self.store_call_duration.get_or_create(&ByOperation { provider, operation }).observe(took.as_secs_f64());
+    }
+
+    /// How many TokenStores are known to be down.
+    pub fn stores_down(&self, count: usize) {
+        self.stores_down.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// How many accounts wait for a pass.
@@ -195,15 +234,23 @@ fn set(family: &Family<Account, Gauge>, labels: &Account, instant: Option<Instan
 
 const KEY_STATES: [&str; 4] = ["Published", "Active", "Retiring", "Compromised"];
 const VERBS: [&str; 4] = ["create", "update", "patch", "delete"];
-const RESOURCES: [&str; 7] = [
+const RESOURCES: [&str; 10] = [
     "virtualaccounts",
     "virtualaccounts/status",
+    "tokenstores",
+    "tokenstores/status",
+    "serviceaccounts/token",
     "secrets",
     "events",
     "leases",
     "tokenreviews",
     "subjectaccessreviews",
 ];
+
+// From 5 ms to 10 s, where calls end.
+fn durations() -> Histogram {
+    Histogram::new(exponential_buckets(0.005, 2.0, 12))
+}
 
 fn reason_label(reason: IssueReason) -> &'static str {
     match reason {
@@ -233,6 +280,19 @@ struct ByReason {
 struct ByRequest {
     verb: &'static str,
     resource: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByCall {
+    provider: &'static str,
+    operation: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOperation {
+    provider: &'static str,
+    operation: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -327,6 +387,8 @@ mod tests {
         metrics.wrote("steal", "pods");
         metrics.introspected("active");
         metrics.queue_depth(3);
+        metrics.store_called("hashicorpVault", "read", "ok", Duration::from_millis(30));
+        metrics.stores_down(1);
         metrics.keys([
             ("Active", Instant::from_unix(9)),
             ("Retiring", Instant::from_unix(5)),
@@ -345,6 +407,9 @@ mod tests {
                 "virtual_account_api_writes_total{verb=\"other\",resource=\"other\"} 1",
                 "virtual_account_introspections_total{result=\"active\"} 1",
                 "virtual_account_queue_depth 3",
+                "virtual_account_store_calls_total{provider=\"hashicorpVault\",operation=\"read\",result=\"ok\"} 1",
+                "virtual_account_store_call_duration_seconds_count{provider=\"hashicorpVault\",operation=\"read\"} 1",
+                "virtual_account_stores_down 1",
                 "virtual_account_signing_keys{state=\"Retiring\"} 2",
                 "virtual_account_signing_keys{state=\"Published\"} 0",
                 "virtual_account_signing_key_published_timestamp_seconds{state=\"Active\"} 9",

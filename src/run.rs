@@ -28,6 +28,8 @@ use crate::http::access::{Callers, KubeReviews};
 use crate::http::check::{Accounts, Check, ReadError};
 use crate::http::{Bound, discovery, introspect, ops};
 use crate::metrics::Metrics;
+use crate::queue::Queue;
+use crate::store::{self, Ambient, Network, Registry, TIMING, Users};
 use crate::token::{Keeper, RingNotice, RingSettings, RingState, SECRET_NAME, Tell};
 
 /// A key is in the JWKS this long before it signs: verifiers cache up to 10 minutes.
@@ -54,9 +56,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (seen, watches) = Seen::new(&client);
     let (keeper, keys) = keeper(&settings, &client, &seen, &events);
     tasks.spawn(keeper.run(stop.clone()));
+    let queue = Arc::new(Queue::new());
+    let (stores, store_tasks) = stores(&settings, &client, &seen, &queue, &events, &metrics);
+    let cluster_id = cluster_id(&settings, &client).await?;
     let controller = Controller::new(Parts {
         client: client.clone(),
-        limits: limits(&settings),
+        limits: limits(&settings, cluster_id),
         server_clock: server_clock.clone(),
         keys: keys.clone(),
         events,
@@ -64,11 +69,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         reissue_rate: settings.reissue_rate,
         workers: settings.workers,
         seen: Arc::clone(&seen),
-        stores: Arc::default(),
+        queue,
+        stores: Arc::clone(&stores),
     });
     tasks.spawn(Arc::clone(&controller).run(watches, stop.clone()));
+    let users = Arc::clone(&seen);
+    let users: Users = Arc::new(move |store| users.users_of(store));
+    tasks.spawn(Arc::clone(&stores).run(store_tasks, users, stop.clone()));
     tasks.spawn(gauges(Arc::clone(&metrics), keys.clone(), Arc::clone(&controller), stop.clone()));
-    tasks.spawn(operations.serve(ops::routes(readiness(&seen, &keys), Arc::clone(&metrics)), stop.clone()));
+    tasks.spawn(operations.serve(ops::routes(readiness(&seen, &stores, &keys), Arc::clone(&metrics)), stop.clone()));
     tasks.spawn(public.serve(routes(&settings, &client, &server_clock, &seen, &keys, &metrics), stop.clone()));
 
     until_told(&stop).await?;
@@ -79,7 +88,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 }
 
 /// The settings that passes depend on.
-pub fn limits(settings: &Settings) -> Arc<Limits> {
+pub fn limits(settings: &Settings, cluster_id: String) -> Arc<Limits> {
     Arc::new(Limits {
         issuer: settings.issuer_url.as_str().to_owned(),
         default_audience: settings.default_audience.clone(),
@@ -90,10 +99,44 @@ pub fn limits(settings: &Settings) -> Arc<Limits> {
         adopt_restored: settings.adopt_restored,
         algorithm: settings.signing_algorithm,
         ring_secret: AccountId::new(&settings.namespace, SECRET_NAME),
-        cluster_id: "cluster".into(),
-        store_check_interval: Seconds::hours(24),
-        cleanup_deadline: Seconds::hours(1),
+        cluster_id,
+        store_check_interval: settings.store_check_interval,
+        cleanup_deadline: settings.cleanup_deadline,
     })
+}
+
+fn stores(
+    settings: &Settings,
+    client: &Client,
+    seen: &Arc<Seen>,
+    queue: &Arc<Queue>,
+    events: &Events,
+    metrics: &Arc<Metrics>,
+) -> (Arc<Registry>, store::registry::Tasks) {
+    let (concerned, queue) = (Arc::clone(seen), Arc::clone(queue));
+    Registry::new(store::registry::Parts {
+        client: client.clone(),
+        open: store::open::providers(),
+        network: Network {
+            allow_local: settings.allow_local_endpoints,
+            timeout: Duration::from_secs(settings.store_timeout.0.unsigned_abs()),
+        },
+        concurrency: settings.store_concurrency,
+        ambient: Ambient { namespace: settings.namespace.clone(), everywhere: settings.allow_ambient_credentials },
+        events: events.clone(),
+        metrics: Arc::clone(metrics),
+        tell: Arc::new(move |concern| concerned.concerned(&concern).into_iter().for_each(|id| queue.add(id))),
+        timing: TIMING,
+    })
+}
+
+// Read once: it is in the mark of every secret that is written, and never changes.
+async fn cluster_id(settings: &Settings, client: &Client) -> anyhow::Result<String> {
+    if let Some(id) = &settings.cluster_id {
+        return Ok(id.clone());
+    }
+    let id = store::cluster_identity::cluster_id(client).await;
+    id.context("cannot read namespace kube-system, whose uid is the cluster's id; set --cluster-id")
 }
 
 fn keeper(settings: &Settings, client: &Client, seen: &Arc<Seen>, events: &Events) -> (Keeper, Receiver<RingState>) {
@@ -122,9 +165,9 @@ fn tell(events: Events, namespace: String) -> Tell {
     })
 }
 
-fn readiness(seen: &Arc<Seen>, keys: &Receiver<RingState>) -> ops::Readiness {
-    let (seen, keys) = (Arc::clone(seen), keys.clone());
-    Arc::new(move || match (seen.trouble(), &*keys.borrow()) {
+fn readiness(seen: &Arc<Seen>, stores: &Arc<Registry>, keys: &Receiver<RingState>) -> ops::Readiness {
+    let (seen, stores, keys) = (Arc::clone(seen), Arc::clone(stores), keys.clone());
+    Arc::new(move || match (seen.trouble().or_else(|| stores.trouble()), &*keys.borrow()) {
         (Some(trouble), _) => Err(trouble),
         (None, RingState { ring: None, trouble: None }) => Err("the key ring is not loaded yet".into()),
         (None, RingState { ring: None, trouble: Some(trouble) }) => Err(trouble.to_string()),

@@ -6,24 +6,31 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::Output;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use p256::pkcs8::DecodePrivateKey as _;
 use serde_json::{Value, json};
+use support::bao::Bao;
 use support::cluster::{Cluster, PATIENCE, current, decode, entries, ready, secret_path, text, wait_for};
 use support::operator::{NAMESPACE, Operator, Options};
 use support::plane::Plane;
+use support::server::Server;
 
 const RING: &str = "virtual-account-operator-keys";
 const ROTATE: &str = "virtualaccounts.dev/rotate";
+const WRONG_TOKEN: &str = "canary-not-the-root-token-5e1b";
+const ACCESS_KEY: &str = "AKIACANARYCANARY0001";
+const SECRET_KEY: &str = "canary/secret+access+key/3f9d0c2b7a";
 const PASSWORD: &str = "somebody-else's-password-7c1f";
 
 #[test]
 fn nothing_that_is_said_holds_a_secret() {
     let plane = Plane::start();
-    let options = Options { log: Some("trace".into()), ..Options::flags(&["--max-clock-skew=2s"]) };
+    let options =
+        Options { log: Some("trace".into()), ..Options::flags(&["--max-clock-skew=2s", "--allow-local-endpoints"]) };
     let mut run = Run {
         operator: Operator::start(&plane, options),
         cluster: Cluster::of(&plane),
@@ -33,6 +40,7 @@ fn nothing_that_is_said_holds_a_secret() {
         said: Said::default(),
     };
     run.first_issue_rotation_and_revocation();
+    run.stores();
     run.damaged_secrets();
     run.a_policy_that_quotes_the_secret();
     run.online_checks();
@@ -63,6 +71,76 @@ impl Run<'_> {
         let second = self.successor("cart", &first);
         self.cluster.edit(&self.namespace, "cart", &json!({"revokedJwtIds": [second]}));
         self.successor("cart", &second);
+    }
+
+    /// Stores with good and with wrong credentials: a token goes to each, in first issue, rotation and removal.
+    fn stores(&mut self) {
+        let bao = Bao::shared();
+        let moto = Server::start(Path::new(env!("CARGO_TARGET_TMPDIR")), "moto_server", |port| {
+            ["-H", "127.0.0.1", "-p", &port.to_string()].map(String::from).to_vec()
+        });
+        let root = bao.root.clone();
+        for (name, value) in
+            [("bao", root.as_str()), ("wrong", WRONG_TOKEN), ("key", ACCESS_KEY), ("secret", SECRET_KEY)]
+        {
+            let secret = json!({"metadata": {"name": name}, "stringData": {"value": value}});
+            self.cluster.create(&format!("/api/v1/namespaces/{}/secrets", self.namespace), &secret);
+            self.known.add("a credential of a store", value.as_bytes());
+        }
+        let value = |name: &str| json!({"name": name, "key": "value"});
+        let vault = |name: &str| json!({"hashicorpVault": {"address": bao.url(), "auth": {"tokenRef": value(name)}}});
+        let endpoint = format!("http://127.0.0.1:{}", moto.port);
+        let key = json!({"accessKeyId": value("key"), "secretAccessKey": value("secret")});
+        let aws = json!({"region": "us-east-1", "endpoint": endpoint, "auth": {"secretRef": key}});
+        let stores = [
+            ("good", vault("bao")),
+            ("refused", vault("wrong")),
+            ("manager", json!({"awsSecretsManager": aws})),
+            ("parameters", json!({"awsParameterStore": aws})),
+        ];
+        let mut targets = Vec::new();
+        for (name, spec) in &stores {
+            let store = json!({"apiVersion": "virtualaccounts.dev/v1alpha1", "kind": "TokenStore",
+                "metadata": {"name": name}, "spec": spec});
+            let collection = format!("/apis/virtualaccounts.dev/v1alpha1/namespaces/{}/tokenstores", self.namespace);
+            self.cluster.create(&collection, &store);
+            targets.push(json!({"storeRef": {"name": name}, "secretPath": format!("/{}/stored", self.namespace)}));
+        }
+        self.cluster.create_account(&self.namespace, "stored", json!({"secretStores": targets}));
+        self.wait_stored("", "the first token in three of four stores");
+        self.learn("stored");
+        let first = self.cluster.account(&self.namespace, "stored").expect("it exists")["status"]["jwtId"].clone();
+        self.cluster.annotate(&self.namespace, "stored", ROTATE, &json!("1,grace=1s"));
+        let account = self.wait_stored(first.as_str().expect("a token"), "its successor");
+        self.learn("stored");
+        self.said.add("status of an account with stores", account["status"].to_string());
+        // Somebody changes what is there, and the store goes away.
+        bao.put(&format!("/{}/stored", self.namespace), &json!({"token": WRONG_TOKEN, "jti": "none"}));
+        drop(moto);
+        self.cluster.annotate(&self.namespace, "stored", "virtualaccounts.dev/sync-requested-at", &json!("now"));
+        self.cluster.wait_account(&self.namespace, "stored", "the look at the stores", |account| {
+            account["status"]["handledSyncRequest"] == "now"
+        });
+        self.cluster.edit(&self.namespace, "stored", &json!({"secretStores": [targets[0]]}));
+        self.cluster.wait_account(&self.namespace, "stored", "the others' cleanup to be tried", |account| {
+            account["status"]["observedGeneration"] == account["metadata"]["generation"]
+        });
+        self.said.add("metrics with stores", self.operator.metrics());
+        let stores = self.plane.kubectl_ok(&["get", "tokenstores", "-A", "-o", "yaml"], None);
+        assert!(stores.contains("reason: Checked") && stores.contains("LoginRefused"), "{stores}");
+        self.said.add("stores", stores);
+    }
+
+    /// Waits until all stores but the one with the wrong credentials hold another token than this.
+    fn wait_stored(&self, before: &str, what: &str) -> Value {
+        self.cluster.wait_account(&self.namespace, "stored", what, |account| {
+            let (status, newest) = (&account["status"], &account["status"]["jwtId"]);
+            let holds = |at: usize| status["secretStores"][at]["jwtId"] == *newest;
+            newest.is_string()
+                && newest != before
+                && [0, 2, 3].into_iter().all(holds)
+                && status["secretStores"][1]["error"].is_object()
+        })
     }
 
     /// Content that is not ours, content that is no text, a type that is wrong, and a Secret of somebody else.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use clap::CommandFactory;
 use serde_json::Value;
@@ -41,16 +42,24 @@ fn every_field_has_a_description() {
             walk(&path, &field["items"], missing);
         }
     }
-    let crd = serde_json::to_value(&crds()[0]).unwrap();
     let mut missing = Vec::new();
-    walk("va", &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"], &mut missing);
+    for crd in crds() {
+        let name = crd.spec.names.singular.clone().unwrap();
+        let crd = serde_json::to_value(&crd).unwrap();
+        walk(&name, &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"], &mut missing);
+    }
     assert!(missing.is_empty(), "{missing:?}");
 }
 
 #[test]
 fn the_committed_definitions_are_those_of_the_types() {
     let printed = Command::new(env!("CARGO_BIN_EXE_virtual-account-operator")).arg("crd").output().unwrap();
-    let (committed, ours) = (read("crds/virtualaccounts.yaml"), String::from_utf8(printed.stdout).unwrap());
+    let files: Vec<String> = crds().iter().map(|crd| format!("{}.yaml", crd.spec.names.plural)).collect();
+    let listed: Vec<String> =
+        read("crds/kustomization.yaml").lines().filter_map(|line| line.strip_prefix("- ").map(str::to_owned)).collect();
+    assert_eq!(listed, files, "crds/kustomization.yaml");
+    let committed: String = files.iter().map(|file| read(&format!("crds/{file}"))).collect();
+    let ours = String::from_utf8(printed.stdout).unwrap();
     let difference = committed.lines().zip(ours.lines()).find(|(committed, ours)| committed != ours);
     assert!(committed == ours, "run `make crds`; first difference (committed, ours): {difference:?}");
 }
@@ -80,6 +89,7 @@ fn used_metrics() -> Metrics {
     metrics.issued(IssueReason::First);
     metrics.wrote("update", "secrets");
     metrics.introspected("Active");
+    metrics.store_called("hashicorpVault", "read", "ok", Duration::from_millis(1));
     metrics.keys([("Active", instant)]);
     let mut account = VirtualAccount::new("a", VirtualAccountSpec::default());
     account.metadata.namespace = Some("b".into());

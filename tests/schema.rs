@@ -17,6 +17,9 @@ use virtual_account_operator::api::{VirtualAccount, crds, yaml};
 mod plane;
 use plane::Plane;
 
+#[path = "schema/stores.rs"]
+mod stores;
+
 /// A name that the rule refuses, on an account that is older than the rule.
 const ODD_NAME: &str = "x";
 const NAME_RULE: &str = "metadata.name must have 3 to 36 characters: lower-case letters, digits and '-', a letter \
@@ -337,8 +340,8 @@ async fn a_null_is_the_same_as_nothing() {
 fn unknown_fields_are_named() {
     for (spec, field) in [
         (json!({"permisions": []}), "unknown field \"spec.permisions\""),
-        (secret("enabled", json!(false)), "unknown field \"spec.tokenSecret.enabled\""),
-        (json!({"secretStores": []}), "unknown field \"spec.secretStores\""),
+        (secret("enable", json!(false)), "unknown field \"spec.tokenSecret.enable\""),
+        (json!({"notificationTargets": []}), "unknown field \"spec.notificationTargets\""),
     ] {
         let output =
             PLANE.kubectl(&["create", "--dry-run=server", "-f", "-"], Some(&account("sample", spec).to_string()));
@@ -483,14 +486,19 @@ fn the_fields_explain_themselves() {
 /// The fenced YAML blocks of a document that declare accounts.
 fn declared(document: &str) -> Vec<String> {
     let blocks = document.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
-    blocks.filter(|block| block.contains("kind: VirtualAccount\n")).map(str::to_owned).collect()
+    let ours = |block: &&str| block.contains("kind: VirtualAccount\n") || block.contains("kind: TokenStore\n");
+    blocks.filter(ours).map(str::to_owned).collect()
 }
 
 #[test]
 fn shipped_yaml_is_accepted() {
-    let namespace = PLANE.namespace("shipped");
     let apply = |yaml: &str| {
-        PLANE.kubectl_ok(&["apply", "--dry-run=server", "--validate=strict", "-n", &namespace, "-f", "-"], Some(yaml));
+        let namespaces = yaml.lines().filter_map(|line| line.strip_prefix("  namespace: "));
+        for namespace in namespaces {
+            // It may be there already.
+            PLANE.kubectl(&["create", "namespace", namespace], None);
+        }
+        PLANE.kubectl_ok(&["apply", "--dry-run=server", "--validate=strict", "-f", "-"], Some(yaml));
     };
     let samples: Vec<PathBuf> =
         fs::read_dir(root().join("config/samples")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -523,7 +531,15 @@ fn the_shipped_role_allows_what_the_operator_does_and_no_more() {
         (true, "create", "events.events.k8s.io"),
         (true, "create", "tokenreviews.authentication.k8s.io"),
         (true, "create", "subjectaccessreviews.authorization.k8s.io"),
+        (true, "patch", "virtualaccounts.virtualaccounts.dev"),
+        (true, "watch", "tokenstores.virtualaccounts.dev"),
+        (true, "update", "tokenstores.virtualaccounts.dev"),
+        (true, "update", "tokenstores.virtualaccounts.dev/status"),
+        (true, "watch", "namespaces"),
         (false, "update", "virtualaccounts.virtualaccounts.dev"),
+        (false, "create", "tokenstores.virtualaccounts.dev"),
+        (false, "patch", "tokenstores.virtualaccounts.dev"),
+        (false, "update", "namespaces"),
         (false, "patch", "virtualaccounts.virtualaccounts.dev/status"),
         (false, "patch", "secrets"),
         (false, "deletecollection", "secrets"),

@@ -21,10 +21,10 @@ use super::secret::{Image, SecretMeta, SecretSeen, released, render};
 use super::status::{Clock, Outcome, Outcomes, finished, ledger_after, recorded, wake_at};
 use super::stores::{RemovalOutcome, StoreOutcome};
 use crate::api::{
-    AccountId, DeletionPolicy, Entry, Instant, IssueReason, Phase, STORES_FINALIZER, Seconds, TargetError,
-    VirtualAccount, VirtualAccountStatus,
+    AccountId, DeletionPolicy, Entry, Instant, IssueReason, Phase, STORES_FINALIZER, Seconds, SecretStoreStatus,
+    StoreId, TargetError, VirtualAccount, VirtualAccountStatus,
 };
-use crate::store::{Admission, Held, StoreError, Value};
+use crate::store::{Admission, Held, NOT_ALLOWED, StoreError, Value};
 use crate::token::Ring;
 
 /// What a pass needs from the outside. The real one is in `controller`; tests simulate one that loses answers, freezes
@@ -74,6 +74,8 @@ pub trait Cluster: Send + Sync {
 
     /// Whether accounts of this namespace may use a path in a store; from what the watches show.
     fn admit(&self, namespace: &str, at: &StorePath) -> Admission;
+    /// Whether this store is being deleted.
+    fn store_deleting(&self, store: &StoreId) -> bool;
     /// Whether this namespace is being deleted.
     fn namespace_terminating(&self, namespace: &str) -> bool;
     /// What a path in a store holds.
@@ -217,7 +219,23 @@ fn admissions<C: Cluster>(
     let recorded =
         recorded.map(|record| StorePath { store: record.store_ref.clone(), path: record.secret_path.clone() });
     let all = desired.stores.iter().map(|store| store.at.clone()).chain(recorded);
-    all.map(|at| (at.clone(), cluster.admit(&desired.account.namespace, &at))).collect()
+    // A refusal is recorded, too.
+    let uses = |record: &SecretStoreStatus| {
+        record.jwt_id.is_some() || record.error.as_ref().is_none_or(|error| error.reason != NOT_ALLOWED)
+    };
+    let used = |at: &StorePath| {
+        let mut records = status.into_iter().flat_map(|status| &status.secret_stores);
+        records.any(|record| record.store_ref == at.store && uses(record))
+    };
+    let admission = |at: &StorePath| match cluster.admit(&desired.account.namespace, at) {
+        // Those that use it go on until they leave it.
+        Admission::Open { .. } if !used(at) && cluster.store_deleting(&at.store) => Admission::Refused {
+            reason: NOT_ALLOWED,
+            message: format!("TokenStore {} is being deleted; name another store", at.store),
+        },
+        admission => admission,
+    };
+    all.map(|at| (at.clone(), admission(&at))).collect()
 }
 
 // Only where a Secret that was read holds something to adopt: what a store has then counts as delivered, too. A store that

@@ -2,8 +2,7 @@
 //!
 //! No message counts time, so that a status changes only at an instant that the ledger or a retry names.
 
-use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::desired::Desired;
 use super::issue::Block;
@@ -13,6 +12,7 @@ use super::stores::NOT_OURS;
 use crate::api::{
     Entry, Instant, Phase, Seconds, SecretStoreStatus, TargetError, TokenSecretStatus, VirtualAccountStatus,
 };
+use crate::condition::{self, Says};
 use crate::token::Standing;
 
 /// All that conditions depend on.
@@ -265,7 +265,7 @@ fn delivery(facts: &Facts) -> Option<Verdict> {
         let reason = match error.reason.as_str() {
             SECRET_NOT_OWNED => Reason::SecretNotOwned,
             NOT_OURS => Reason::NotOurs,
-            "NotAllowed" | "StoreNotFound" | "InvalidPath" => Reason::NotAllowed,
+            "NotAllowed" | "AmbientCredentialsNotAllowed" | "StoreNotFound" | "InvalidPath" => Reason::NotAllowed,
             _ => return None,
         };
         Some(Verdict::new(false, reason, error.message.clone()))
@@ -381,25 +381,9 @@ fn stalled_message(stalled: bool, ready: &Verdict) -> String {
     if stalled { ready.message.clone() } else { "nothing waits for a change of the spec".into() }
 }
 
-/// Sets one condition; its time moves only with its status.
-fn set(mut list: Vec<Condition>, kind: &str, verdict: &Verdict, generation: i64, now: Instant) -> Vec<Condition> {
-    let status = if verdict.status { "True" } else { "False" };
-    let condition = Condition {
-        type_: kind.into(),
-        status: status.into(),
-        reason: verdict.reason.as_str().into(),
-        message: verdict.message.clone(),
-        observed_generation: Some(generation),
-        last_transition_time: Time(Timestamp::from_second(now.as_unix()).unwrap_or_default()),
-    };
-    match list.iter_mut().find(|condition| condition.type_ == kind) {
-        Some(before) if before.status == status => {
-            *before = Condition { last_transition_time: before.last_transition_time.clone(), ..condition };
-        }
-        Some(before) => *before = condition,
-        None => list.push(condition),
-    }
-    list
+fn set(list: Vec<Condition>, kind: &str, verdict: &Verdict, generation: i64, now: Instant) -> Vec<Condition> {
+    let says = Says { status: verdict.status, reason: verdict.reason.as_str(), message: &verdict.message };
+    condition::set(list, kind, &says, generation, now)
 }
 
 fn restamp(mut list: Vec<Condition>, kind: &str, generation: i64) -> Vec<Condition> {

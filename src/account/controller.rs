@@ -22,7 +22,7 @@ use super::kubernetes::Kubernetes;
 use super::observe::version_number;
 use super::secret::SecretMeta;
 use super::seen::{SecretObject, Seen, Watches, lock};
-use crate::api::{AccountId, Instant, IssueReason, Seconds, VirtualAccount, VirtualAccountStatus};
+use crate::api::{AccountId, Instant, IssueReason, Seconds, StoreId, VirtualAccount, VirtualAccountStatus};
 use crate::backoff;
 use crate::clock::{self, ServerClock};
 use crate::events::{Events, Notice, Severity};
@@ -60,6 +60,8 @@ pub struct Parts {
     pub workers: usize,
     /// What the watches have seen.
     pub seen: Arc<Seen>,
+    /// The accounts that wait for a pass.
+    pub queue: Arc<Queue>,
     /// All TokenStores.
     pub stores: Arc<Registry>,
 }
@@ -74,7 +76,7 @@ pub struct Controller {
     metrics: Arc<Metrics>,
     seen: Arc<Seen>,
     stores: Arc<Registry>,
-    queue: Queue,
+    queue: Arc<Queue>,
     // Our own last write of an account that the watch has not shown yet.
     memory: Mutex<HashMap<AccountId, Arc<VirtualAccount>>>,
     // Errors in a row that were nobody's fault.
@@ -94,7 +96,7 @@ impl Controller {
             metrics: parts.metrics,
             seen: parts.seen,
             stores: parts.stores,
-            queue: Queue::new(),
+            queue: parts.queue,
             memory: Mutex::default(),
             failures: Mutex::default(),
             reissues: Mutex::new(Bucket::new(parts.reissue_rate)),
@@ -131,7 +133,7 @@ impl Controller {
     // No pass before everything was seen once: what looks missing may only not have been listed.
     async fn until_ready(&self) {
         let known = |state: &RingState| state.ring.is_some() || state.trouble.is_some();
-        while !(self.seen.synced() && known(&self.keys.borrow())) {
+        while !(self.seen.synced() && self.stores.synced() && known(&self.keys.borrow())) {
             tokio::time::sleep(READY_POLL).await;
         }
     }
@@ -151,6 +153,7 @@ impl Controller {
             Change::Applied(account) => {
                 self.metrics.account(account);
                 let id = identity(account.as_ref());
+                self.note_stores(&id, Some(account.as_ref()));
                 if !self.is_own_write(&id, account) {
                     self.queue.add(id);
                 }
@@ -158,12 +161,19 @@ impl Controller {
             Change::Deleted(account) => {
                 let id = identity(account.as_ref());
                 self.metrics.forget(&id);
+                self.note_stores(&id, None);
                 self.queue.forget(&id);
                 lock(&self.memory).remove(&id);
                 lock(&self.failures).remove(&id);
             }
             // After a full list the watch is right, also if its versions went back (a restored etcd).
             Change::Synced => lock(&self.memory).clear(),
+        }
+    }
+
+    fn note_stores(&self, id: &AccountId, account: Option<&VirtualAccount>) {
+        for store in self.seen.note_stores(id, account) {
+            self.stores.used(&store);
         }
     }
 
@@ -339,6 +349,10 @@ impl Cluster for Controller {
 
     fn admit(&self, namespace: &str, at: &StorePath) -> Admission {
         self.stores.admit(namespace, &at.store, &at.path)
+    }
+
+    fn store_deleting(&self, store: &StoreId) -> bool {
+        self.stores.deleting(store)
     }
 
     fn namespace_terminating(&self, namespace: &str) -> bool {

@@ -14,7 +14,7 @@ use super::stores::{
     NOT_OURS, Removal, RemovalAction, RemovalOutcome, StoreAction, StoreOutcome, StoreStep, is_hopeless,
 };
 use crate::api::{AccountId, Entry};
-use crate::store::{ErrorKind, Held, Mark, Owner, Presence, StoreError, Value, Verdict, foreign, judge};
+use crate::store::{ErrorKind, Held, Mark, Owner, Presence, StoreError, UNMARKED, Value, Verdict, foreign, judge};
 use crate::token::{Token, derive};
 
 /// How often a path is looked at anew after something else was found there than expected.
@@ -74,7 +74,9 @@ impl<'a, C: Cluster> Delivery<'a, C> {
         let mut conflict = None;
         for _ in 0..ROUNDS {
             let held = self.cluster.read_store(at).await?;
-            match judge(&held, &self.mark, &self.digest, take_over) {
+            let unmarked = unmarked_but_ours(&held, self.ledger).then(|| UNMARKED.to_owned());
+            let take_over: Vec<String> = take_over.iter().cloned().chain(unmarked).collect();
+            match judge(&held, &self.mark, &self.digest, &take_over) {
                 Verdict::Holds => {
                     let leftover = self.retire(at, &held).await.err();
                     return Ok(StoreOutcome::Holds { version: held.version.unwrap_or_default(), leftover });
@@ -169,7 +171,7 @@ async fn remove_one<C: Cluster>(
         RemovalAction::Wait => RemovalOutcome::Untouched,
         RemovalAction::Release => RemovalOutcome::Gone,
         RemovalAction::GiveUp { ref why } => RemovalOutcome::LeftBehind { why: why.clone() },
-        RemovalAction::Delete => match delete(cluster, desired, &removal.at).await {
+        RemovalAction::Delete => match delete(cluster, desired, observed, &removal.at).await {
             Ok(()) => RemovalOutcome::Gone,
             // The credentials went with the namespace and do not come back.
             Err(error) if desired.deleting() && observed.namespace_terminating && is_hopeless(&error) => {
@@ -180,12 +182,23 @@ async fn remove_one<C: Cluster>(
     }
 }
 
-async fn delete<C: Cluster>(cluster: &C, desired: &Desired, at: &StorePath) -> Result<(), StoreError> {
+async fn delete<C: Cluster>(
+    cluster: &C,
+    desired: &Desired,
+    observed: &Observed,
+    at: &StorePath,
+) -> Result<(), StoreError> {
     let held = cluster.read_store(at).await?;
-    if held.presence == Presence::Present && foreign(&held, &owner(desired), &[]).is_none() {
+    let ours = foreign(&held, &owner(desired), &[]).is_none() || unmarked_but_ours(&held, &observed.ledger);
+    if held.presence == Presence::Present && ours {
         cluster.delete_store(at, &held).await?;
     }
     Ok(())
+}
+
+// Where value and mark are two calls, a writer may have died between them: the value alone tells whose it is.
+fn unmarked_but_ours(held: &Held, ledger: &Ledger) -> bool {
+    held.mark.is_none() && held.jti.as_deref().is_some_and(|jti| ledger.entry(jti).is_some())
 }
 
 fn owner(desired: &Desired) -> Owner {

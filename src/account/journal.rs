@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::condition::SECRET_NOT_OWNED;
-use super::stores::{NOT_OURS, UNAVAILABLE};
+use super::stores::NOT_OURS;
 use crate::api::{Entry, IssueReason, Phase, TargetError, VirtualAccountStatus};
 use crate::events::{Notice, Severity};
+use crate::store::{STORE_DOWN, STORE_NOT_READY};
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +102,8 @@ fn places(status: &VirtualAccountStatus, jti: &str) -> String {
 fn failed(before: &VirtualAccountStatus, after: &VirtualAccountStatus) -> Vec<Line> {
     let causes = errors(before);
     let new = errors(after).into_iter().filter(|(target, error)| {
-        causes.get(target).is_none_or(|before| before.reason != error.reason) && error.reason != UNAVAILABLE
+        causes.get(target).is_none_or(|before| before.reason != error.reason)
+            && !matches!(error.reason.as_str(), STORE_DOWN | STORE_NOT_READY)
     });
     new.map(|(_, error)| plain(Severity::Warning, failure(&error.reason), "Deliver", error.message.clone())).collect()
 }
@@ -227,7 +229,7 @@ mod tests {
         assert!(reasons(&both, &both).is_empty());
         assert_eq!(reasons(&well, &status(&[with("/p", Some(NOT_OURS))])), ["NotOurs"]);
         assert_eq!(reasons(&well, &status(&[with("/p", Some("NotAllowed"))])), ["NotAllowed"]);
-        assert!(reasons(&well, &status(&[with("/p", Some(UNAVAILABLE))])).is_empty(), "its own condition tells it");
+        assert!(reasons(&well, &status(&[with("/p", Some(STORE_DOWN))])).is_empty(), "its own condition tells it");
     }
 
     #[test]

@@ -3,14 +3,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 
 use super::secret::{ACCOUNT_LABEL, SecretMeta};
-use crate::api::{AccountId, GROUP, VirtualAccount};
+use crate::api::{AccountId, GROUP, StoreId, VirtualAccount};
+use crate::store::registry::Concern;
 use crate::token::Ledgers;
 use crate::watch::{Cache, Watch, prune_secret};
 
@@ -25,6 +25,9 @@ pub struct Seen {
     pub secrets: Arc<Cache<SecretObject>>,
     // Which Secrets carry an account's label.
     by_account: Mutex<HashMap<AccountId, BTreeSet<String>>>,
+    // Which accounts name a store, in spec or status; and which stores an account named last.
+    by_store: Mutex<HashMap<StoreId, BTreeSet<AccountId>>>,
+    stores_of: Mutex<HashMap<AccountId, BTreeSet<StoreId>>>,
 }
 
 /// The two watches, to be run by [`super::controller::Controller::run`].
@@ -38,25 +41,19 @@ impl Seen {
     pub fn new(client: &Client) -> (Arc<Self>, Watches) {
         let accounts = Watch::<VirtualAccount>::all(client.clone()).prune(prune_account);
         let secrets = Watch::<SecretObject>::all(client.clone()).labels(ACCOUNT_LABEL).prune(prune_secret);
-        let seen = Self { accounts: accounts.cache(), secrets: secrets.cache(), by_account: Mutex::default() };
+        let seen = Self {
+            accounts: accounts.cache(),
+            secrets: secrets.cache(),
+            by_account: Mutex::default(),
+            by_store: Mutex::default(),
+            stores_of: Mutex::default(),
+        };
         (Arc::new(seen), Watches { accounts, secrets })
     }
 
     /// Why the operator is not ready, if so.
     pub fn trouble(&self) -> Option<String> {
-        let late = |name: &str, silence: Option<Duration>, broken: Option<Duration>| match (silence, broken) {
-            (None, _) => Some(format!("{name} are not listed yet")),
-            (_, Some(broken)) if broken > BROKEN => {
-                Some(format!("the watch of {name} has been broken for {} s", broken.as_secs()))
-            }
-            (Some(silence), _) if silence > SILENT => {
-                Some(format!("the watch of {name} has been silent for {} s", silence.as_secs()))
-            }
-            _ => None,
-        };
-        let (accounts, secrets) = (&self.accounts, &self.secrets);
-        late("accounts", accounts.silence(), accounts.broken_for())
-            .or_else(|| late("secrets", secrets.silence(), secrets.broken_for()))
+        self.accounts.trouble("accounts").or_else(|| self.secrets.trouble("secrets"))
     }
 
     /// Remembers which account the Secret's label names; that account.
@@ -75,6 +72,43 @@ impl Seen {
         Some(account)
     }
 
+    /// Remembers which stores an account uses; those of which it is news. `None`: the account is gone.
+    pub(super) fn note_stores(&self, id: &AccountId, account: Option<&VirtualAccount>) -> BTreeSet<StoreId> {
+        let now = account.map(|account| stores_named(id, account)).unwrap_or_default();
+        let mut stores_of = lock(&self.stores_of);
+        let before = if now.is_empty() { stores_of.remove(id) } else { stores_of.insert(id.clone(), now.clone()) };
+        let before = before.unwrap_or_default();
+        let mut by_store = lock(&self.by_store);
+        for store in before.difference(&now) {
+            if let Some(users) = by_store.get_mut(store) {
+                users.remove(id);
+            }
+        }
+        for store in now.difference(&before) {
+            by_store.entry(store.clone()).or_default().insert(id.clone());
+        }
+        by_store.retain(|_, users| !users.is_empty());
+        before.symmetric_difference(&now).cloned().collect()
+    }
+
+    /// The accounts that use a store; `None`: not known yet.
+    pub fn users_of(&self, store: &StoreId) -> Option<Vec<AccountId>> {
+        let users = || lock(&self.by_store).get(store).map(|users| users.iter().cloned().collect()).unwrap_or_default();
+        (self.accounts.synced() && self.accounts.unreadable().is_empty()).then(users)
+    }
+
+    /// The accounts whose stores a change concerns.
+    pub fn concerned(&self, concern: &Concern) -> Vec<AccountId> {
+        match concern {
+            Concern::Store(store) => {
+                lock(&self.by_store).get(store).map(|users| users.iter().cloned().collect()).unwrap_or_default()
+            }
+            Concern::Namespace(namespace) => {
+                lock(&self.stores_of).keys().filter(|id| id.namespace == *namespace).cloned().collect()
+            }
+        }
+    }
+
     /// The Secrets that carry the account's label.
     // A label that was changed leaves the name behind in the index, so it is looked at again.
     pub(super) fn secrets_of(&self, id: &AccountId) -> Vec<SecretMeta> {
@@ -84,9 +118,6 @@ impl Seen {
         labelled.map(|secret| SecretMeta::of(&secret.metadata)).collect()
     }
 }
-
-const BROKEN: Duration = Duration::from_secs(30);
-const SILENT: Duration = Duration::from_secs(150);
 
 impl Ledgers for Seen {
     fn synced(&self) -> bool {
@@ -115,6 +146,15 @@ impl Ledgers for Seen {
         let lost = |id: &AccountId| self.accounts.get(id).is_some_and(|account| empty(&account));
         !self.accounts.unreadable().is_empty() || index.keys().any(lost)
     }
+}
+
+fn stores_named(id: &AccountId, account: &VirtualAccount) -> BTreeSet<StoreId> {
+    let named = account.spec.secret_stores.iter().flatten().map(|store| StoreId {
+        namespace: store.store_ref.namespace.clone().unwrap_or_else(|| id.namespace.clone()),
+        name: store.store_ref.name.clone(),
+    });
+    let recorded = account.status.iter().flat_map(|status| &status.secret_stores).map(|store| store.store_ref.clone());
+    named.chain(recorded).collect()
 }
 
 // Of the metadata only what a pass reads stays: kubectl's copy of the manifest alone would double an account's size.

@@ -12,14 +12,12 @@ use crate::api::{
     DeletionPolicy, Entry, Instant, IssueReason, Seconds, SecretStoreStatus, TargetError, VirtualAccountStatus,
 };
 use crate::backoff;
-use crate::store::{Admission, ErrorKind, StoreError};
+use crate::store::{Admission, ErrorKind, STORE_DOWN, STORE_NOT_READY, StoreError};
 
 /// At most this many paths are remembered, those that wait for their cleanup among them.
 pub const MAX_RECORDED: usize = 32;
 /// The error's reason for a path that is somebody else's.
 pub const NOT_OURS: &str = "NotOurs";
-/// The error's reason while a store's breaker is open.
-pub const UNAVAILABLE: &str = "StoreUnavailable";
 
 const TOO_MANY: &str = "TooManyPaths";
 
@@ -134,9 +132,12 @@ fn action(
     let due = check_at(desired, record).is_none_or(|due| now >= due);
     let needless = holds && !due && !leaves && !sync_asked(desired, observed) && record.error.is_none();
     let take_over = match observed.admission(at) {
-        Admission::Refused { reason, message } => return refused(reason, message),
+        Admission::Refused { reason, message } if !needless || *reason != STORE_NOT_READY => {
+            return refused(reason, message);
+        }
         _ if needless => return StoreAction::Keep,
-        Admission::Down { message } => return refused(UNAVAILABLE, message),
+        Admission::Refused { reason, message } => return refused(reason, message),
+        Admission::Down { message } => return refused(STORE_DOWN, message),
         Admission::Open { take_over } => take_over.clone(),
     };
     if observed.is_new_to_stores(at) && observed.unwanted_stores(desired).len() + desired.stores.len() > MAX_RECORDED {
@@ -285,46 +286,43 @@ pub fn stores_after(
     after: &StoresAfter,
     now: Instant,
 ) -> Vec<SecretStoreStatus> {
-    let mut stores = Vec::new();
-    for (spec, (step, outcome)) in desired.stores.iter().zip(after.steps.iter().zip(after.outcomes)) {
-        if desired.deleting() {
-            break;
-        }
-        let before = observed.store_status(&spec.at);
+    let wanted = desired.stores.iter().zip(after.steps.iter().zip(after.outcomes));
+    let wanted = wanted.filter(|_| !desired.deleting()).filter_map(|(spec, (step, outcome))| {
+        let before = observed.store_status(&spec.at).cloned();
         let lost = observed.has_lost_status();
         if before.is_none() && !lost && !is_recorded(&step.action) {
-            continue;
+            return None;
         }
-        let hold = ledger.stores.iter().find(|store| store.at == spec.at).map(|store| store.hold.clone());
-        let hold = hold.unwrap_or_default();
+        let content = ledger.stores.iter().find(|store| store.at == spec.at).map(|store| store.hold.clone());
+        let content = content.unwrap_or_default();
         let traced = lost || matches!(step.action, StoreAction::Deliver { .. });
         let unknown = || SecretStoreStatus { failures: traced.then_some(0), ..record_of(&spec.at, spec.policy) };
-        let before = before.cloned().unwrap_or_else(unknown);
-        let now_there = SecretStoreStatus {
-            deletion_policy: spec.policy,
-            jwt_id: hold.jti,
-            version: hold.version,
+        let before = before.unwrap_or_else(unknown);
+        let held = SecretStoreStatus {
+            jwt_id: content.jti,
+            version: content.version,
             synced_at: before.synced_at,
             ..record_of(&spec.at, spec.policy)
         };
-        stores.push(store_after(desired, observed, after.issued, now_there, &before, step, outcome, now));
-    }
-    for (removal, outcome) in after.removals.iter().zip(after.removed) {
-        let Some(before) = observed.unwanted_stores(desired).into_iter().find(|record| is_at(record, &removal.at))
-        else {
-            continue;
-        };
+        // A new generation or a request starts the count anew.
+        let anew = observed.is_new_generation(desired)
+            || after.issued == Some(IssueReason::Request)
+            || sync_asked(desired, observed);
+        Some(store_after(&Failing { desired, anew, before: &before, now }, held, step, outcome))
+    });
+    let unwanted = after.removals.iter().zip(after.removed).filter_map(|(removal, outcome)| {
+        let before = observed.unwanted_stores(desired).into_iter().find(|record| is_at(record, &removal.at))?;
         let before = doubted(desired, removal, before);
+        let anew = observed.is_new_generation(desired);
         match outcome {
-            RemovalOutcome::Gone | RemovalOutcome::LeftBehind { .. } => {}
+            RemovalOutcome::Gone | RemovalOutcome::LeftBehind { .. } => None,
             RemovalOutcome::Failed(error) => {
-                let anew = observed.is_new_generation(desired);
-                stores.push(failed(desired, anew, before.clone(), &before, error, now));
+                Some(Failing { desired, anew, before: &before, now }.failed(before.clone(), error))
             }
-            RemovalOutcome::Untouched => stores.push(before),
+            RemovalOutcome::Untouched => Some(before),
         }
-    }
-    stores
+    });
+    wanted.chain(unwanted).collect()
 }
 
 // A path that was not used, or for which there is no room, is not remembered.
@@ -351,59 +349,55 @@ pub struct StoresAfter<'a> {
     pub issued: Option<IssueReason>,
 }
 
-#[allow(clippy::too_many_arguments, reason = "one record's before and after")]
 fn store_after(
-    desired: &Desired,
-    observed: &Observed,
-    issued: Option<IssueReason>,
+    failing: &Failing,
     held: SecretStoreStatus,
-    before: &SecretStoreStatus,
     step: &StoreStep,
     outcome: &StoreOutcome,
-    now: Instant,
 ) -> SecretStoreStatus {
-    // A new generation or a request starts the count anew.
-    let anew =
-        observed.is_new_generation(desired) || issued == Some(IssueReason::Request) || sync_asked(desired, observed);
     match (outcome, &step.action) {
         (StoreOutcome::Holds { leftover, .. }, _) => {
-            let held = SecretStoreStatus { synced_at: Some(now), ..held };
+            let synced = SecretStoreStatus { synced_at: Some(failing.now), ..held };
             match leftover {
-                Some(error) => failed(desired, anew, held, before, error, now),
-                None => held,
+                Some(error) => failing.failed(synced, error),
+                None => synced,
             }
         }
-        (StoreOutcome::Failed(error), _) => failed(desired, anew, held, before, error, now),
+        (StoreOutcome::Failed(error), _) => failing.failed(held, error),
         (StoreOutcome::Untouched, StoreAction::Refused { error }) => {
-            SecretStoreStatus { error: Some(error.clone()), failures: attempted(before), ..held }
+            SecretStoreStatus { error: Some(error.clone()), failures: attempted(failing.before), ..held }
         }
-        (StoreOutcome::Untouched, StoreAction::Keep) => SecretStoreStatus { failures: attempted(before), ..held },
-        (StoreOutcome::Untouched, StoreAction::Wait | StoreAction::Deliver { .. }) => SecretStoreStatus {
-            failures: before.failures,
-            next_attempt_at: before.next_attempt_at,
-            error: before.error.clone(),
-            ..held
-        },
+        (StoreOutcome::Untouched, StoreAction::Keep) => {
+            SecretStoreStatus { failures: attempted(failing.before), ..held }
+        }
+        (StoreOutcome::Untouched, StoreAction::Wait | StoreAction::Deliver { .. }) => {
+            let SecretStoreStatus { failures, next_attempt_at, error, .. } = failing.before.clone();
+            SecretStoreStatus { failures, next_attempt_at, error, ..held }
+        }
     }
 }
 
-fn failed(
-    desired: &Desired,
+/// What the retry time of a path that fails depends on.
+struct Failing<'a> {
+    desired: &'a Desired,
     anew: bool,
-    held: SecretStoreStatus,
-    before: &SecretStoreStatus,
-    error: &StoreError,
+    before: &'a SecretStoreStatus,
     now: Instant,
-) -> SecretStoreStatus {
-    let failures = before.failures.filter(|_| !anew).unwrap_or_default().saturating_add(1);
-    let seed = format!("{}{}{}", desired.uid, before.store_ref.name, before.secret_path);
-    let delay = backoff::delay(failures.unsigned_abs(), retry_cap(desired), &seed);
-    let delay = delay.max(error.retry_after.unwrap_or(Seconds::ZERO).min(retry_cap(desired)));
-    SecretStoreStatus {
-        failures: Some(failures),
-        next_attempt_at: Some(now + delay),
-        error: Some(TargetError { reason: error.reason.clone(), message: error.message.clone() }),
-        ..held
+}
+
+impl Failing<'_> {
+    fn failed(&self, held: SecretStoreStatus, error: &StoreError) -> SecretStoreStatus {
+        let Self { desired, anew, before, now } = *self;
+        let said = TargetError { reason: error.reason.clone(), message: error.message.clone() };
+        // Its breaker opened while this path waited: nobody's failure, and the registry says when it is over.
+        if error.reason == STORE_DOWN {
+            return SecretStoreStatus { failures: attempted(before), error: Some(said), next_attempt_at: None, ..held };
+        }
+        let failures = before.failures.filter(|_| !anew).unwrap_or_default().saturating_add(1);
+        let seed = format!("{}{}{}", desired.uid, before.store_ref.name, before.secret_path);
+        let delay = backoff::delay(failures.unsigned_abs(), retry_cap(desired), &seed);
+        let delay = delay.max(error.retry_after.unwrap_or(Seconds::ZERO).min(retry_cap(desired)));
+        SecretStoreStatus { failures: Some(failures), next_attempt_at: Some(now + delay), error: Some(said), ..held }
     }
 }
 

@@ -42,13 +42,13 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
 }
 
 /// What the derives cannot say: a rule at the root of the schema, and that a new object is in progress.
-fn finish(mut crd: CustomResourceDefinition, rule: Option<serde_json::Value>) -> CustomResourceDefinition {
+fn finish(mut crd: CustomResourceDefinition, rule: Option<&serde_json::Value>) -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
         let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) else {
             continue;
         };
         tidy(schema);
-        if let Some(rule) = &rule {
+        if let Some(rule) = rule {
             schema.x_kubernetes_validations = serde_json::from_value(json!([rule])).ok();
         }
         if let Some(status) = schema.properties.as_mut().and_then(|properties| properties.get_mut("status")) {

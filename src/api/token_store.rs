@@ -59,9 +59,22 @@ pub struct TokenStoreSpec {
     /// AWS Secrets Manager.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aws_secrets_manager: Option<AwsSecretsManager>,
+
+    /// AWS Systems Manager Parameter Store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aws_parameter_store: Option<AwsParameterStore>,
+
+    /// Google Secret Manager.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub google_secret_manager: Option<GoogleSecretManager>,
+
+    /// Azure Key Vault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure_key_vault: Option<AzureKeyVault>,
 }
 
-const ONE_PROVIDER: &str = "[has(self.hashicorpVault), has(self.awsSecretsManager)].filter(there, there).size() == 1";
+const ONE_PROVIDER: &str = "[has(self.hashicorpVault), has(self.awsSecretsManager), has(self.awsParameterStore), \
+    has(self.googleSecretManager), has(self.azureKeyVault)].filter(there, there).size() == 1";
 
 /// Which namespaces may use an object.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -213,6 +226,36 @@ pub struct AwsSecretsManager {
 
 const WEB_IDENTITY_ROLE: &str = "!has(self.auth) || !has(self.auth.serviceAccountRef) || has(self.roleArn)";
 
+/// AWS Systems Manager Parameter Store. The parameter is a SecureString and its value is the token. Older versions cannot be
+/// disabled there.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(WEB_IDENTITY_ROLE).message("roleArn is needed with auth.serviceAccountRef"))]
+pub struct AwsParameterStore {
+    /// The region, for example `eu-central-1`.
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[a-z0-9-]+$"))]
+    pub region: String,
+    /// Another endpoint than AWS' own for the region, for example that of a VPC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^https?://[^/?#@]+/?$"))]
+    pub endpoint: Option<String>,
+    /// Another endpoint than AWS' own for the Security Token Service, where a role is assumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^https?://[^/?#@]+/?$"))]
+    pub sts_endpoint: Option<String>,
+    /// The KMS key that encrypts what is written: id, ARN or alias. Default: the account's `aws/ssm`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub kms_key_id: Option<String>,
+    /// The role to assume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 20, max = 2048), regex(pattern = r"^arn:"))]
+    pub role_arn: Option<String>,
+    /// Whose credentials are used. Default: the operator's own (IRSA, Pod Identity), in the operator's namespace only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<AwsAuth>,
+}
+
 /// Whose AWS credentials: exactly one.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -237,6 +280,119 @@ pub struct AwsAccessKey {
     /// The session token of temporary credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_token: Option<SecretKeyRef>,
+}
+
+/// Google Secret Manager. The secret's value is the token.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GoogleSecretManager {
+    /// The project's id or number.
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^([a-z0-9.-]+:)?[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
+    pub project_id: String,
+    /// Another endpoint than `https://secretmanager.googleapis.com`, for example that of Private Service Connect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^https?://[^/?#@]+/?$"))]
+    pub endpoint: Option<String>,
+    /// Another endpoint than `https://sts.googleapis.com`, where a ServiceAccount's token is exchanged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^https?://[^/?#@]+/?$"))]
+    pub sts_endpoint: Option<String>,
+    /// Another endpoint than `https://iamcredentials.googleapis.com`, where auth.serviceAccountEmail is impersonated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^https?://[^/?#@]+/?$"))]
+    pub iam_endpoint: Option<String>,
+    /// Where new secrets are kept, at most 16 locations, for example `europe-west3`. Default: wherever Google chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 64), regex(pattern = r"^[a-z0-9-]+$")))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub locations: Option<Vec<String>>,
+    /// The Cloud KMS key that encrypts new secrets, by its full name. With locations it needs a key in each of them:
+    /// `{location}` stands for the location. Without, it is a key in `global`. Default: Google's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 512),
+        regex(pattern = r"^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+$")
+    )]
+    pub kms_key: Option<String>,
+    /// Whose credentials are used. Default: the operator's own (Workload Identity Federation for GKE), in the operator's
+    /// namespace only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<GoogleAuth>,
+}
+
+/// Whose Google credentials: exactly one.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.secretRef) != has(self.serviceAccountRef)").message("name exactly one of secretRef and serviceAccountRef"))]
+#[x_kube(validation = Rule::new("has(self.serviceAccountRef) == has(self.workloadIdentityProvider)").message("workloadIdentityProvider goes with serviceAccountRef, and only with it"))]
+#[x_kube(validation = Rule::new("!has(self.serviceAccountEmail) || has(self.serviceAccountRef)").message("serviceAccountEmail goes with serviceAccountRef only"))]
+pub struct GoogleAuth {
+    /// A Google service account's key: the JSON file as it was downloaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretKeyRef>,
+    /// A ServiceAccount whose token is exchanged for Google's (workload identity federation).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account_ref: Option<ServiceAccountRef>,
+    /// The provider that trusts the cluster, by its full name; it is the audience of the ServiceAccount's token, too:
+    /// `//iam.googleapis.com/projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 512),
+        regex(
+            pattern = r"^//iam\.googleapis\.com/projects/[0-9]+/locations/global/workloadIdentityPools/[^/]+/providers/[^/]+$"
+        )
+    )]
+    pub workload_identity_provider: Option<String>,
+    /// The Google service account to impersonate. Default: none, the ServiceAccount itself has the rights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 3, max = 254), regex(pattern = r"^[A-Za-z0-9._-]+@[A-Za-z0-9.-]+$"))]
+    pub service_account_email: Option<String>,
+}
+
+/// Azure Key Vault. The secret's value is the token; its expiry is that of the token.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.auth) || has(self.tenantId) && has(self.clientId)").message("tenantId and clientId are needed with auth"))]
+#[x_kube(validation = Rule::new("!has(self.authorityHost) || has(self.auth)").message("authorityHost goes with auth only"))]
+pub struct AzureKeyVault {
+    /// The vault, for example `https://tokens.vault.azure.net`.
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^https://[^/?#@]+/?$"))]
+    pub vault_url: String,
+    /// The Microsoft Entra tenant (directory) of the application: its id, or one of its domains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[0-9A-Za-z.-]+$"))]
+    pub tenant_id: Option<String>,
+    /// The application (client) id to log in as. Without auth: that of the managed identity to use, if the operator's
+    /// pod has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[0-9A-Za-z-]+$"))]
+    pub client_id: Option<String>,
+    /// The certificates (PEM) to trust, of the vault and of authorityHost. Default: the operator's own list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_bundle: Option<SecretKeyRef>,
+    /// Where access tokens come from, with auth. Default: `https://login.microsoftonline.com`; sovereign clouds have
+    /// their own, for example `https://login.microsoftonline.us`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^https://[^/?#@]+/?$"))]
+    pub authority_host: Option<String>,
+    /// Whose credentials are used. Default: the operator's own (workload identity or managed identity of its pod), in the
+    /// operator's namespace only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<AzureAuth>,
+}
+
+/// How to log in to Microsoft Entra ID: exactly one way.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.secretRef) != has(self.serviceAccountRef)").message("name exactly one of secretRef and serviceAccountRef"))]
+pub struct AzureAuth {
+    /// With a client secret of the application.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretKeyRef>,
+    /// With a ServiceAccount's token (workload identity). The application needs a federated credential with the cluster's
+    /// issuer, the subject `system:serviceaccount:<namespace>:<name>` and the audience `api://AzureADTokenExchange`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account_ref: Option<ServiceAccountRef>,
 }
 
 /// What the operator found out about the store. Written by the operator alone.

@@ -6,6 +6,7 @@
 #![allow(unreachable_pub)]
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -445,6 +446,12 @@ pub struct StoreId {
     pub name: String,
 }
 
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 /// Why a delivery failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TargetError {
@@ -458,7 +465,7 @@ pub struct TargetError {
 
 /// The definition, with what the derive cannot say.
 pub(super) fn crd() -> CustomResourceDefinition {
-    super::finish(VirtualAccount::crd(), Some(name_rule()))
+    super::finish(VirtualAccount::crd(), Some(&name_rule()))
 }
 
 // At the root because only a root rule sees metadata.name; for new objects only (`optionalOldSelf`), because a root rule

@@ -40,6 +40,11 @@ const SEQUENCE: &str = "virtualaccounts-sequence";
 const EXPIRES_AT: &str = "virtualaccounts-expires-at";
 
 impl Owner {
+    /// As names and values, as in [`Mark::pairs`].
+    pub fn pairs(&self) -> [(&'static str, String); 3] {
+        [(CLUSTER, self.cluster.clone()), (ACCOUNT, self.account.clone()), (UID, self.uid.clone())]
+    }
+
     /// Same cluster and same account.
     pub fn same_account(&self, other: &Self) -> bool {
         self.cluster == other.cluster && self.account == other.account
@@ -49,10 +54,11 @@ impl Owner {
 impl Mark {
     /// As names and values. The values have letters, digits and `-_./:` only.
     pub fn pairs(&self) -> [(&'static str, String); 6] {
+        let [cluster, account, uid] = self.owner.pairs();
         [
-            (CLUSTER, self.owner.cluster.clone()),
-            (ACCOUNT, self.owner.account.clone()),
-            (UID, self.owner.uid.clone()),
+            cluster,
+            account,
+            uid,
             (JTI, self.jti.clone()),
             (SEQUENCE, self.sequence.to_string()),
             (EXPIRES_AT, self.expires_at.to_string()),

@@ -9,18 +9,47 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use async_trait::async_trait;
+use aws_lc_rs::digest::SHA256;
 
 use crate::api::Seconds;
 use crate::token::Token;
 
+mod admission;
+mod aws;
+pub mod aws_parameter_store;
+pub mod aws_secrets_manager;
+pub mod azure_key_vault;
+mod breaker;
+pub mod cluster_identity;
+mod controller;
+pub mod google_secret_manager;
+mod guard;
 pub mod identity;
 mod mark;
+pub mod memory;
 pub mod network;
+mod news;
+pub mod open;
+pub mod path;
+mod provider;
 pub mod registry;
+mod slot;
+mod status;
+pub mod vault;
 
+pub use admission::{Ambient, NOT_ALLOWED, STORE_NOT_READY};
+pub use breaker::STORE_DOWN;
+pub use controller::Users;
+pub use google_secret_manager::GoogleSecretManager;
 pub use identity::{Credential, Identity};
 pub use mark::{Mark, Owner, UNMARKED};
+pub use memory::Memory;
 pub use network::Network;
+pub use open::Open;
+pub use provider::Provider;
+pub use registry::Registry;
+pub use status::{TIMING, Timing};
+pub use vault::Vault;
 
 /// What a provider can do with one path. A provider does what it is told: whether a path may be written or deleted was
 /// decided by [`judge`] on what its own [`Store::read`] showed.
@@ -110,7 +139,9 @@ pub fn judge(held: &Held, want: &Mark, digest: &[u8; 32], take_over: &[String]) 
     if held.presence == Presence::Absent {
         return Verdict::Write;
     }
-    if let Some(owner) = foreign(held, &want.owner, take_over) {
+    // Where value and mark are two calls, a writer may have died between them. Nobody else has this very token.
+    let unmarked_own = held.mark.is_none() && held.jti.as_ref() == Some(&want.jti) && held.digest == Some(*digest);
+    if let Some(owner) = foreign(held, &want.owner, take_over).filter(|_| !unmarked_own) {
         return Verdict::NotOurs { owner };
     }
     let intact = held.digest.is_none_or(|held| held == *digest);
@@ -123,11 +154,19 @@ pub fn judge(held: &Held, want: &Mark, digest: &[u8; 32], take_over: &[String]) 
     match (mark, &held.jti) {
         // A writer died between value and mark: how old the value is, the path does not tell.
         (Some(mark), Some(jti)) if *jti != mark.jti && *jti != want.jti => Verdict::NotOlder { jti: jti.clone() },
+        (None, Some(jti)) if held.mark.is_none() && *jti != want.jti => Verdict::NotOlder { jti: jti.clone() },
         (Some(mark), _) if mark.jti != want.jti && mark.sequence >= want.sequence => {
             Verdict::NotOlder { jti: mark.jti.clone() }
         }
         _ => Verdict::Write,
     }
+}
+
+/// SHA-256 of a value: what [`Held::digest`] says of a stored one and [`judge`] wants of the token.
+pub fn digest(value: &str) -> [u8; 32] {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(aws_lc_rs::digest::digest(&SHA256, value.as_bytes()).as_ref());
+    digest
 }
 
 /// Whose a path is, for people, if it is neither this account's nor may be taken over.
@@ -154,7 +193,7 @@ pub enum Admission {
     },
     /// It may not, or the path cannot be written in this provider: somebody must act.
     Refused {
-        /// For programs: `NotAllowed`, `StoreNotFound`, `InvalidPath`.
+        /// For programs: `NotAllowed`, `StoreNotFound`, `InvalidPath`, `StoreNotReady`.
         reason: &'static str,
         /// What to do, for people.
         message: String,
@@ -206,6 +245,20 @@ impl StoreError {
     /// Whether it may pass by itself.
     pub fn is_retryable(&self) -> bool {
         matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Throttled | ErrorKind::Conflict)
+    }
+}
+
+impl ErrorKind {
+    /// As metrics and reasons call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unavailable => "Unavailable",
+            Self::Throttled => "Throttled",
+            Self::Denied => "Denied",
+            Self::NotFound => "NotFound",
+            Self::Invalid => "Invalid",
+            Self::Conflict => "Conflict",
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Where a store's calls may go. A tenant chooses the URL, so it is never followed to the operator's own machine or to the
 //! cloud's metadata service: not as a literal, not through DNS, not by a redirect.
 
+use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,15 +67,19 @@ struct Elsewhere;
 
 impl Resolve for Elsewhere {
     fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let allowed: Vec<SocketAddr> = found.filter(|address| !is_local(address.ip())).collect();
-            if allowed.is_empty() {
-                return Err("the name leads to loopback, link-local or metadata addresses only".into());
-            }
-            Ok(Box::new(allowed.into_iter()) as Addrs)
-        })
+        Box::pin(async move { Ok(Box::new(resolve(name.as_str()).await?.into_iter()) as Addrs) })
     }
+}
+
+/// The addresses of a name, by the system, without those that stores may not use.
+pub(super) async fn resolve(name: &str) -> Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>> {
+    let found = tokio::net::lookup_host((name, 0)).await?;
+    let allowed: Vec<SocketAddr> = found.filter(|address| !is_local(address.ip())).collect();
+    if allowed.is_empty() {
+        let message = format!("{name} leads to loopback, link-local or metadata addresses, which stores may not use");
+        return Err(StoreError::new(ErrorKind::Invalid, "InvalidEndpoint", message).into());
+    }
+    Ok(allowed)
 }
 
 /// Loopback, link-local (the metadata services of AWS, Azure and Google among them), unspecified, multicast, and the

@@ -9,6 +9,11 @@ use kube::Resource;
 use super::item::{Item, key};
 use crate::api::AccountId;
 
+/// A watch may be known to be broken for this long before it is trouble.
+const BROKEN: Duration = Duration::from_secs(30);
+/// And silent for this long.
+const SILENT: Duration = Duration::from_secs(150);
+
 /// What a watch found.
 #[derive(Clone)]
 pub enum Change<K> {
@@ -88,6 +93,21 @@ impl<K> Cache<K> {
         self.read().broken.map(|at| at.elapsed())
     }
 
+    /// Why what is here may be out of date, if so. `what`: the objects, for people.
+    pub fn trouble(&self, what: &str) -> Option<String> {
+        let (silence, broken) = (self.silence(), self.broken_for());
+        match (silence, broken) {
+            (None, _) => Some(format!("{what} are not listed yet")),
+            (_, Some(broken)) if broken > BROKEN => {
+                Some(format!("the watch of {what} has been broken for {} s", broken.as_secs()))
+            }
+            (Some(silence), _) if silence > SILENT => {
+                Some(format!("the watch of {what} has been silent for {} s", silence.as_secs()))
+            }
+            _ => None,
+        }
+    }
+
     /// The version up to which the cache shows everything: an object with a newer one is not missing, the watch lags.
     pub fn shown(&self) -> u64 {
         self.read().shown
@@ -119,7 +139,8 @@ impl<K> Cache<K> {
 
 impl<K: Resource<DynamicType = ()>> Cache<K> {
     /// Takes a full list as the truth, whatever the versions say (they fall when a backup of etcd is restored), and
-    /// tells the difference: all that vanished, then all that there is.
+    /// tells the difference: all that vanished, then all that there is. [`Cache::synced`] is the caller's to say, once all
+    /// of that was reported.
     pub(super) fn replace(&self, items: Vec<Item<K>>, version: &str) -> Vec<Change<K>> {
         let mut objects = HashMap::with_capacity(items.len());
         let mut unreadable = BTreeSet::new();
@@ -132,7 +153,6 @@ impl<K: Resource<DynamicType = ()>> Cache<K> {
         let mut inner = self.write();
         let before = std::mem::replace(&mut inner.objects, objects);
         inner.unreadable = unreadable;
-        inner.heard = Some(Instant::now());
         inner.shown = self::version(version);
         let vanished = before.into_iter().filter(|(key, _)| !inner.objects.contains_key(key));
         let vanished = vanished.map(|(_, object)| Change::Deleted(object));

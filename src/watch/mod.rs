@@ -180,6 +180,8 @@ where
         for change in self.cache.replace(items, &version) {
             report(change);
         }
+        // Last, as in `accept`.
+        self.cache.heard(&version);
         Ok(version)
     }
 

@@ -356,6 +356,27 @@ async fn secrets_are_watched_by_metadata_and_kept_small() {
 }
 
 #[tokio::test]
+async fn a_list_counts_as_seen_only_once_all_of_it_was_reported() {
+    let server = Arc::new(Server { script: Mutex::new([list(5, &[object("a", 1)])].into()), ..Server::default() });
+    let service = tower::service_fn(move |request| std::future::ready(server.answer(&request)));
+    let watch = Watch::<ConfigMap>::all(Client::new(service, "default"));
+    let (cache, cancel) = (watch.cache(), CancellationToken::new());
+    let (sender, mut reports) = mpsc::unbounded_channel();
+    let seen = Arc::clone(&cache);
+    tokio::spawn(watch.run(move |_| sender.send((seen.len(), seen.synced())).unwrap(), cancel.clone()));
+    for _ in ["applied", "synced"] {
+        assert_eq!(reports.recv().await, Some((1, false)));
+    }
+    for _ in 0..1000 {
+        if cache.synced() {
+            return cancel.cancel();
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not synced after 10 s");
+}
+
+#[tokio::test]
 async fn cancelling_ends_the_task() {
     let bench = maps(vec![list(5, &[])]);
     bench.asked(2).await;

@@ -1,5 +1,8 @@
 //! What integration tests stand on: a control plane, the operator on it, and ways to look at both.
 
+pub(crate) mod bao;
 pub(crate) mod cluster;
+pub(crate) mod fault;
 pub(crate) mod operator;
 pub(crate) mod plane;
+pub(crate) mod server;

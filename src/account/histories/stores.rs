@@ -202,9 +202,8 @@ impl World {
         let dies = self.faults && self.chance(0.05);
         let slot = self.shelf(&put.at);
         let raced = slot.version() != put.over;
-        let same = slot.current().is_some_and(|there| {
-            there.jti.as_ref() == Some(&put.mark.jti) && there.bytes == put.bytes && slot.mark.is_some()
-        });
+        let same =
+            slot.current().is_some_and(|there| there.jti.as_ref() == Some(&put.mark.jti) && there.bytes == put.bytes);
         if compares && raced && !same {
             return Err(StoreError::new(ErrorKind::Conflict, "Conflict", "another version is there"));
         }
@@ -252,7 +251,8 @@ impl World {
         self.answers(&remove.at)?;
         self.calls.store_writes += 1;
         let keeps_name = self.vault(&remove.at).compares;
-        let raced = self.shelf(&remove.at).version() != remove.over;
+        let slot = self.shelf(&remove.at);
+        let raced = slot.version() != remove.over || slot.presence != Presence::Present;
         self.judge_removed(remove, raced, by);
         self.bump();
         let at = self.version;

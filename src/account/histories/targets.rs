@@ -42,6 +42,14 @@ impl World {
         })
     }
 
+    // Without a mark the value alone may tell.
+    fn is_ours_at(&self, at: &StorePath) -> bool {
+        self.shelves.get(at).is_some_and(|slot| {
+            let told = slot.mark.is_none() && slot.current().is_some_and(|version| version.jti.is_some());
+            told || self.is_ours(slot.mark.as_ref())
+        })
+    }
+
     /// What consumers of a path get.
     fn token_at(&self, at: &StorePath) -> Option<String> {
         self.shelves.get(at)?.current().and_then(|version| self.book.id_of(&version.bytes))
@@ -77,8 +85,8 @@ impl World {
             return self.bad(format!("{} gets another token than {jti}", at.path));
         }
         let slot = self.shelf(&at);
-        let (mark, there) = (slot.mark.clone(), slot.presence != Presence::Absent);
-        if there && !self.is_ours(mark.as_ref()) && !raced {
+        let there = slot.presence != Presence::Absent;
+        if there && !self.is_ours_at(&at) && !late {
             return self.bad(format!("{} is somebody else's and is written", at.path));
         }
         self.judge_delivered(&jti, late || !self.is_named(&at) || self.gone);
@@ -137,7 +145,7 @@ impl World {
     pub(super) fn judge_removed(&mut self, remove: &Remove, raced: bool, by: usize) {
         let at = &remove.at;
         self.log(format!("w{by} removes {}{}", at.store.name, at.path));
-        let ours = self.shelves.get(at).is_some_and(|slot| self.is_ours(slot.mark.as_ref()));
+        let ours = self.is_ours_at(at);
         if !ours && !raced {
             self.bad(format!("{} is somebody else's and is removed", at.path));
         }

@@ -16,7 +16,7 @@ use crate::account::apply::{CallError, Cluster};
 use crate::account::desired::{Limits, StorePath};
 use crate::account::observe::version_number;
 use crate::account::secret::SecretMeta;
-use crate::api::{AccountId, Instant, Seconds, VirtualAccount, VirtualAccountStatus};
+use crate::api::{AccountId, Instant, Seconds, StoreId, VirtualAccount, VirtualAccountStatus};
 use crate::store::{Admission, ErrorKind, Held, StoreError, Value};
 use crate::token::Ring;
 
@@ -167,6 +167,10 @@ impl Cluster for Writer {
 
     fn admit(&self, _: &str, at: &StorePath) -> Admission {
         self.world().admit(at)
+    }
+
+    fn store_deleting(&self, _: &StoreId) -> bool {
+        false
     }
 
     fn namespace_terminating(&self, _: &str) -> bool {

@@ -99,7 +99,7 @@ fn a_path_is_left_alone_while_it_holds_the_newest_token() {
         ("the newest token is revoked", revoked, 50, StoreAction::Keep),
         ("is refused", settled().admitting(not_allowed("NotAllowed")), 50, refused_for("NotAllowed", "not for you")),
         ("down, holds it", settled().admitting(down()), 50, StoreAction::Keep),
-        ("down", with(failing()).admitting(down()), 50, refused_for(UNAVAILABLE, "it is down")),
+        ("down", with(failing()).admitting(down()), 50, refused_for(STORE_DOWN, "it is down")),
     ];
     for (name, scene, now, expected) in table {
         assert_eq!(action_of(&scene, at(now)), expected, "{name}");
@@ -303,7 +303,7 @@ fn a_store_that_is_known_to_be_down_counts_on_nobody_and_changes_nothing() {
     let scene = Scene::holding(&[entry("j1")]).with_store(failing()).admitting(down());
     let status = scene.finish(at(100), &Outcome::Untouched);
     let record = &status.secret_stores[0];
-    let error = TargetError { reason: UNAVAILABLE.into(), message: "it is down".into() };
+    let error = TargetError { reason: STORE_DOWN.into(), message: "it is down".into() };
     assert_eq!((record.error.as_ref(), record.next_attempt_at, record.failures), (Some(&error), None, Some(0)));
     let waiting = scene.with_status(status.clone());
     for later in [101, 5_000, 10_000] {

@@ -1,0 +1,286 @@
+//! Whether an account may use a path of a store: tenancy, and nothing else. Pure.
+//!
+//! An ordered list of checks; the first that refuses says which field to change.
+
+use std::collections::BTreeMap;
+
+use kube::core::{Selector, SelectorExt};
+
+use super::{Provider, path, provider};
+use crate::api::{AllowedFrom, StoreId, TokenStoreSpec};
+
+/// A TokenStore as the checks see it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Subject<'a> {
+    /// Which.
+    pub(super) id: &'a StoreId,
+    /// Its spec.
+    pub(super) spec: &'a TokenStoreSpec,
+    /// Whose ambient credentials may be used.
+    pub(super) ambient: &'a Ambient,
+}
+
+/// Where the operator's own credentials may serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ambient {
+    /// The operator's own namespace: stores in it may.
+    pub namespace: String,
+    /// `--allow-ambient-credentials`: stores anywhere may.
+    pub everywhere: bool,
+}
+
+/// Why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// For programs.
+    pub(super) reason: &'static str,
+    /// For people: field and cure.
+    pub(super) message: String,
+}
+
+/// The account's namespace or path may not use the store, or the store nobody.
+pub const NOT_ALLOWED: &str = "NotAllowed";
+/// There is no such TokenStore.
+pub(super) const STORE_NOT_FOUND: &str = "StoreNotFound";
+/// The provider cannot have the path.
+pub(super) const INVALID_PATH: &str = "InvalidPath";
+/// The store's credentials or spec do not work, as opening it showed.
+pub const STORE_NOT_READY: &str = "StoreNotReady";
+/// The spec cannot be used by anybody.
+pub(super) const INVALID_SPEC: &str = "InvalidSpec";
+/// The store would borrow the operator's credentials.
+pub(super) const AMBIENT_NOT_ALLOWED: &str = "AmbientCredentialsNotAllowed";
+
+impl Refusal {
+    pub(super) fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+
+    /// The same, for those who see the account and not the store.
+    pub(super) fn of(self, store: &StoreId) -> Self {
+        Self { reason: NOT_ALLOWED, message: format!("TokenStore {store}: {}", self.message) }
+    }
+
+    /// No TokenStore has this name.
+    pub(super) fn not_found(store: &StoreId) -> Self {
+        Self::new(
+            STORE_NOT_FOUND,
+            format!("TokenStore {store} does not exist; create it, or name another in spec.secretStores[].storeRef"),
+        )
+    }
+}
+
+impl Subject<'_> {
+    /// Why nobody may use the store as its spec is, if so; else its provider.
+    pub(super) fn usable(&self) -> Result<Provider, Refusal> {
+        let Self { spec, ambient, .. } = self;
+        let named = Provider::of(spec);
+        let provider = named.ok_or_else(|| {
+            Refusal::new(INVALID_SPEC, "spec names no provider that this version of the operator knows")
+        })?;
+        if provider::is_ambient(spec) && !ambient.everywhere && self.id.namespace != ambient.namespace {
+            let (own, provider) = (&ambient.namespace, provider.as_str());
+            return Err(Refusal::new(
+                AMBIENT_NOT_ALLOWED,
+                format!(
+                    "without spec.{provider}.auth the operator's own credentials would be used, which serve stores in namespace {own} alone; set spec.{provider}.auth, or start the operator with --allow-ambient-credentials"
+                ),
+            ));
+        }
+        if self.from() != AllowedFrom::Same && spec.path_prefix.is_none() {
+            return Err(Refusal::new(
+                INVALID_SPEC,
+                "a store that other namespaces may use needs spec.pathPrefix, for example /{namespace}/",
+            ));
+        }
+        Ok(provider)
+    }
+
+    /// Whether accounts of this namespace, with these labels, may use the store.
+    pub(super) fn allows(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
+        let store = self.id;
+        let refused = |message: String| Err(Refusal::new(NOT_ALLOWED, message));
+        if namespace == store.namespace {
+            return Ok(());
+        }
+        match self.from() {
+            AllowedFrom::All => Ok(()),
+            AllowedFrom::Same => refused(format!(
+                "TokenStore {store} serves namespace {} alone; use a store of namespace {namespace}, or let the store's owner set its spec.allowedNamespaces",
+                store.namespace
+            )),
+            AllowedFrom::Selector => match self.selector() {
+                Ok(selector) if selector.matches(labels) => Ok(()),
+                Ok(_) => refused(format!(
+                    "the labels of namespace {namespace} do not match spec.allowedNamespaces.selector of TokenStore {store}; label the namespace, or let the store's owner change the selector"
+                )),
+                Err(why) => refused(format!(
+                    "spec.allowedNamespaces.selector of TokenStore {store} {why}; the store's owner must correct it"
+                )),
+            },
+        }
+    }
+
+    /// Whether accounts of this namespace may use this path.
+    pub(super) fn holds(&self, provider: Provider, namespace: &str, path: &str) -> Result<(), Refusal> {
+        if let Some(prefix) = &self.spec.path_prefix {
+            path::within(provider, prefix, namespace, path).map_err(|prefix| {
+                let store = self.id;
+                Refusal::new(
+                    NOT_ALLOWED,
+                    format!(
+                        "secretPath {path} is outside spec.pathPrefix of TokenStore {store}; begin it with {prefix}"
+                    ),
+                )
+            })?;
+        }
+        path::name(provider, path).map(drop).map_err(|message| Refusal::new(INVALID_PATH, message))
+    }
+
+    /// Whether labels of namespaces decide.
+    pub(super) fn selects(&self) -> bool {
+        self.from() == AllowedFrom::Selector
+    }
+
+    fn from(&self) -> AllowedFrom {
+        self.spec.allowed_namespaces.as_ref().map(|allowed| allowed.from).unwrap_or_default()
+    }
+
+    fn selector(&self) -> Result<Selector, &'static str> {
+        let selector = self.spec.allowed_namespaces.as_ref().and_then(|allowed| allowed.selector.clone());
+        // An empty one would match everything, and no one can have meant that by leaving it out.
+        let selector = selector.ok_or("is missing")?;
+        Selector::try_from(selector).map_err(|_| "cannot be read")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn store() -> StoreId {
+        StoreId { namespace: "platform".into(), name: "vault".into() }
+    }
+
+    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    /// What an account of a namespace hears that names a path of a store with this spec.
+    fn asked(more: Value, namespace: &str, path: &str) -> Result<(), Refusal> {
+        let mut spec = json!({"hashicorpVault": {"address": "https://vault", "auth": {}}});
+        let Value::Object(more) = more else { panic!("an object") };
+        if more.contains_key("awsSecretsManager") {
+            spec = json!({});
+        }
+        spec.as_object_mut().unwrap().extend(more);
+        let spec: TokenStoreSpec = serde_json::from_value(spec).unwrap();
+        let ambient = Ambient { namespace: "vao".into(), everywhere: false };
+        let subject = Subject { id: &store(), spec: &spec, ambient: &ambient };
+        let provider = subject.usable()?;
+        subject.allows(namespace, &labels(&[("vault", "yes"), ("tier", "2")]))?;
+        subject.holds(provider, namespace, path)
+    }
+
+    fn selector(selector: &Value) -> Value {
+        json!({"allowedNamespaces": {"from": "Selector", "selector": selector}, "pathPrefix": "/{namespace}/"})
+    }
+
+    #[test]
+    fn what_is_allowed_is_allowed() {
+        let expression = |operator, values| {
+            selector(&json!({"matchExpressions": [{"key": "tier", "operator": operator, "values": values}]}))
+        };
+        for (spec, namespace, path) in [
+            (json!({}), "platform", "/any/path"),
+            (json!({}), "platform", "token"),
+            (json!({"allowedNamespaces": {"from": "Same"}}), "platform", "/any/path"),
+            (json!({"allowedNamespaces": {"from": "All"}, "pathPrefix": "/{namespace}/"}), "team", "/team/token"),
+            (selector(&json!({"matchLabels": {"vault": "yes"}})), "team", "/team/token"),
+            (selector(&json!({"matchLabels": {"vault": "no"}})), "platform", "/platform/token"),
+            (selector(&json!({})), "team", "/team/token"),
+            (expression("In", json!(["1", "2"])), "team", "/team/token"),
+            (expression("NotIn", json!(["1"])), "team", "/team/token"),
+            (expression("Exists", json!(null)), "team", "/team/token"),
+        ] {
+            assert_eq!(asked(spec.clone(), namespace, path), Ok(()), "{spec} {namespace} {path}");
+        }
+    }
+
+    #[test]
+    fn every_refusal_names_field_and_cure() {
+        let all = json!({"allowedNamespaces": {"from": "All"}, "pathPrefix": "/{namespace}/"});
+        let expression = |operator, values: Value| {
+            selector(&json!({"matchExpressions": [{"key": "tier", "operator": operator, "values": values}]}))
+        };
+        let labels = "label the namespace, or let the store's owner change the selector";
+        for (spec, namespace, path, reason, words) in [
+            (json!({}), "team", "/a/b", NOT_ALLOWED, "serves namespace platform alone; use a store of namespace team"),
+            (json!({"pathPrefix": "/x/"}), "team", "/x/b", NOT_ALLOWED, "set its spec.allowedNamespaces"),
+            (selector(&json!({"matchLabels": {"vault": "no"}})), "team", "/team/b", NOT_ALLOWED, labels),
+            (selector(&json!({"matchLabels": {"vault": "yes", "a": "b"}})), "team", "/team/b", NOT_ALLOWED, labels),
+            (expression("NotIn", json!(["2"])), "team", "/team/b", NOT_ALLOWED, labels),
+            (expression("DoesNotExist", json!(null)), "team", "/team/b", NOT_ALLOWED, labels),
+            (
+                expression("Like", json!(["2"])),
+                "team",
+                "/team/b",
+                NOT_ALLOWED,
+                "cannot be read; the store's owner must",
+            ),
+            (
+                json!({"allowedNamespaces": {"from": "Selector"}, "pathPrefix": "/x/"}),
+                "team",
+                "/x/b",
+                NOT_ALLOWED,
+                "selector of TokenStore platform/vault is missing",
+            ),
+            (json!({"allowedNamespaces": {"from": "All"}}), "team", "/a/b", INVALID_SPEC, "needs spec.pathPrefix"),
+            (
+                all.clone(),
+                "team",
+                "/other/b",
+                NOT_ALLOWED,
+                "outside spec.pathPrefix of TokenStore platform/vault; begin it with /team/",
+            ),
+            (all.clone(), "team", "/team-2/b", NOT_ALLOWED, "begin it with /team/"),
+            (all.clone(), "team", "token", NOT_ALLOWED, "begin it with /team/"),
+            (all, "platform", "/team/b", NOT_ALLOWED, "begin it with /platform/"),
+            (json!({}), "platform", "/token", INVALID_PATH, "write token"),
+            (
+                json!({"awsSecretsManager": {"region": "eu-central-1"}}),
+                "platform",
+                "/a/b",
+                AMBIENT_NOT_ALLOWED,
+                "set spec.awsSecretsManager.auth, or start the operator with --allow-ambient-credentials",
+            ),
+        ] {
+            let refusal = asked(spec.clone(), namespace, path).unwrap_err();
+            assert_eq!(refusal.reason, reason, "{spec} {namespace} {path}");
+            assert!(refusal.message.contains(words), "{spec}: {}", refusal.message);
+        }
+    }
+
+    #[test]
+    fn the_operators_credentials_serve_its_own_namespace_and_others_only_by_flag() {
+        let spec: TokenStoreSpec =
+            serde_json::from_value(json!({"awsSecretsManager": {"region": "eu-central-1"}})).unwrap();
+        for (namespace, everywhere, usable) in
+            [("vao", false, true), ("platform", false, false), ("platform", true, true)]
+        {
+            let ambient = Ambient { namespace: "vao".into(), everywhere };
+            let id = StoreId { namespace: namespace.into(), name: "aws".into() };
+            let answer = Subject { id: &id, spec: &spec, ambient: &ambient }.usable();
+            assert_eq!(answer.is_ok(), usable, "{namespace} {everywhere}");
+        }
+    }
+
+    #[test]
+    fn a_provider_that_is_not_known_is_said_so() {
+        let ambient = Ambient { namespace: "vao".into(), everywhere: false };
+        let subject = Subject { id: &store(), spec: &TokenStoreSpec::default(), ambient: &ambient };
+        assert_eq!(subject.usable().unwrap_err().reason, INVALID_SPEC);
+    }
+}

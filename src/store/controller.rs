@@ -1,0 +1,286 @@
+//! The TokenStores' own status and finalizer: when a store is checked, what of it is written, whom it waits for.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant as Monotonic};
+
+use futures::FutureExt;
+use kube::api::{Api, GetParams, PostParams};
+use kube::core::Request as Builder;
+use kube::{Resource, ResourceExt};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use super::registry::{Concern, Registry, Tasks, lock};
+use super::slot::Slot;
+use super::status::{self, Finding};
+use super::{ErrorKind, StoreError};
+use crate::api::{AccountId, IN_USE_FINALIZER, Instant, Seconds, StoreId, TokenStore, TokenStoreStatus};
+use crate::client::describe;
+use crate::clock;
+use crate::events::{Notice, Severity};
+use crate::watch::version;
+
+/// The accounts that use a store: those whose spec or status names it. `None`: not known yet, so nothing may be
+/// concluded. Called for each look at a store; should not scan all accounts.
+pub type Users = Arc<dyn Fn(&StoreId) -> Option<Vec<AccountId>> + Send + Sync>;
+
+/// Stores looked at at the same time: one that hangs must not hold up the others.
+const WORKERS: usize = 8;
+/// For so long after the finalizer was written the watch may not show it.
+const LAG: Duration = Duration::from_secs(5);
+/// After a write that failed, or while something is not known yet.
+const RETRY: Seconds = Seconds(5);
+const READY_POLL: Duration = Duration::from_millis(100);
+
+impl Registry {
+    /// Watches stores and namespaces and keeps the stores' statuses, until `stop`; a write in hand is finished.
+    pub async fn run(self: Arc<Self>, tasks: Tasks, users: Users, stop: CancellationToken) {
+        let tracker = TaskTracker::new();
+        let (on_store, on_namespace, timer) = (Arc::clone(&self), Arc::clone(&self), Arc::clone(&self));
+        let (stop_stores, stop_namespaces, stop_timer) = (stop.clone(), stop.clone(), stop.clone());
+        tracker
+            .spawn(async move { tasks.stores.run(move |change| on_store.store_changed(&change), stop_stores).await });
+        tracker.spawn(async move {
+            tasks.namespaces.run(move |change| on_namespace.namespace_changed(&change), stop_namespaces).await;
+        });
+        tracker.spawn(async move { timer.queue.keep_time(stop_timer).await });
+        let (working, stop_working) = (Arc::clone(&self), stop.clone());
+        tracker.spawn(async move {
+            if stop_working.run_until_cancelled(working.until_synced()).await.is_some() {
+                let work = (0..WORKERS).map(|_| working.work(&users, &stop_working));
+                futures::future::join_all(work).await;
+            }
+        });
+        stop.cancelled().await;
+        self.queue.close();
+        tracker.close();
+        tracker.wait().await;
+    }
+
+    async fn until_synced(&self) {
+        while !self.synced() {
+            tokio::time::sleep(READY_POLL).await;
+        }
+    }
+
+    async fn work(&self, users: &Users, stop: &CancellationToken) {
+        while let Some(id) = self.queue.next().await {
+            let look = AssertUnwindSafe(self.look(&id, users, stop)).catch_unwind().await;
+            let wake = match look {
+                Ok(Ok(wake)) => wake,
+                Ok(Err(error)) => {
+                    debug!(store = %id, error = describe(&error), "a store's status or finalizer was not written");
+                    Some(clock::now() + RETRY)
+                }
+                Err(_) => {
+                    warn!(store = %id, "looking at a store panicked; this is a defect");
+                    Some(clock::now() + Seconds::minutes(1))
+                }
+            };
+            self.queue.wake_at(id.clone(), wake);
+            self.queue.done(&id);
+        }
+    }
+
+    /// One look at a store; when to look again.
+    async fn look(
+        &self,
+        id: &AccountId,
+        users: &Users,
+        stop: &CancellationToken,
+    ) -> Result<Option<Instant>, kube::Error> {
+        let Some(store) = self.stores.get(id) else { return Ok(None) };
+        let store_id = StoreId { namespace: id.namespace.clone(), name: id.name.clone() };
+        let users = users(&store_id);
+        if self.is_behind(&store_id, &store) {
+            return Ok(Some(clock::now() + RETRY));
+        }
+        if let Some(wanted) = users.as_ref().and_then(|users| finalizer(&store, !users.is_empty())) {
+            self.keep_finalizer(&store_id, wanted).await?;
+            return Ok(Some(clock::now()));
+        }
+        let (provider, finding, due) = match self.slot(&store) {
+            Err(refusal) => {
+                let provider = super::Provider::of(&store.spec);
+                (provider, Some(Finding::Refused(refusal)), None)
+            }
+            Ok(slot) => {
+                self.check_if_due(&slot, stop).await;
+                (Some(slot.provider()), finding(&slot), slot.checked().due)
+            }
+        };
+        if let Some(finding) = finding {
+            let known = users.clone().unwrap_or_default();
+            let next = status::next(&store, provider, &finding, &known, clock::now());
+            self.write_status(&store_id, &store, next).await?;
+        }
+        let unknown = users.is_none().then(|| clock::now() + RETRY);
+        Ok(due.into_iter().chain(unknown).min())
+    }
+
+    // Whether the watch has not shown our own last write yet: it will, and then we look again.
+    fn is_behind(&self, id: &StoreId, store: &TokenStore) -> bool {
+        lock(&self.written).get(id).is_some_and(|written| version_of(store) < *written)
+    }
+
+    async fn check_if_due(&self, slot: &Slot, stop: &CancellationToken) {
+        let (due, failures, outage) = {
+            let checked = slot.checked();
+            (checked.due.is_none_or(|due| due <= clock::now()), checked.failures, slot.guard.is_outage())
+        };
+        if !due {
+            return;
+        }
+        let was_down = slot.guard.down().is_some();
+        // A store that does not answer does so with the credentials that it has.
+        let Some(result) = stop.run_until_cancelled(slot.check(!outage)).await else { return };
+        slot.guard.went_down();
+        let failures = if result.is_ok() { 0 } else { failures.saturating_add(1) };
+        let wait = self.parts.timing.wait(&result, slot.guard.is_outage(), failures, &slot.id().to_string());
+        {
+            let mut checked = slot.checked();
+            (checked.failures, checked.due) = (failures, Some(clock::now() + wait));
+            checked.last = Some(result);
+        }
+        self.count_down();
+        if was_down && slot.guard.down().is_none() {
+            (self.parts.tell)(Concern::Store(slot.id().clone()));
+        }
+    }
+
+    async fn write_status(
+        &self,
+        id: &StoreId,
+        store: &TokenStore,
+        status: TokenStoreStatus,
+    ) -> Result<(), kube::Error> {
+        if store.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        let mut next = TokenStore::new(&id.name, store.spec.clone());
+        next.metadata.namespace = Some(id.namespace.clone());
+        next.metadata.uid.clone_from(&store.metadata.uid);
+        next.metadata.resource_version.clone_from(&store.metadata.resource_version);
+        next.status = Some(status);
+        let api: Api<TokenStore> = Api::namespaced(self.parts.client.clone(), &id.namespace);
+        let written = api.replace_status(&id.name, &PostParams::default(), &next).await?;
+        self.wrote(id, version_of(&written));
+        self.report(store, &written);
+        Ok(())
+    }
+
+    // The whole object is read and sent back as it is: a newer definition may have fields that this version does not know.
+    async fn keep_finalizer(&self, id: &StoreId, wanted: bool) -> Result<(), kube::Error> {
+        let collection = Builder::new(TokenStore::url_path(&(), Some(&id.namespace)));
+        let request = collection.get(&id.name, &GetParams::default()).map_err(kube::Error::BuildRequest)?;
+        let mut object: Value = self.parts.client.request(request).await?;
+        if !edit_finalizers(&mut object["metadata"], wanted) {
+            return Ok(());
+        }
+        let body = serde_json::to_vec(&object).map_err(kube::Error::SerdeError)?;
+        let request = collection.replace(&id.name, &PostParams::default(), body).map_err(kube::Error::BuildRequest)?;
+        let written: Value = self.parts.client.request(request).await?;
+        self.wrote(id, written["metadata"]["resourceVersion"].as_str().map_or(0, version));
+        Ok(())
+    }
+
+    /// A TokenStore has its finalizer before anything is written with it, so that it is still there for the cleanup.
+    pub(super) async fn hold(&self, id: &StoreId, slot: &Slot) -> Result<(), StoreError> {
+        let shown = || self.stores.get(&AccountId::new(&id.namespace, &id.name)).is_some_and(|store| is_held(&store));
+        if shown() {
+            return Ok(());
+        }
+        // The first of many does it; the others wait for it, and for a moment nobody asks the lagging watch.
+        let mut held = slot.held.lock().await;
+        if shown() || held.is_some_and(|at| at.elapsed() < LAG) {
+            return Ok(());
+        }
+        for _ in 0..3 {
+            match self.keep_finalizer(id, true).await {
+                Ok(()) => {
+                    *held = Some(Monotonic::now());
+                    return Ok(());
+                }
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(not_held(id, &describe(&error))),
+            }
+        }
+        Err(not_held(id, "it changes again and again"))
+    }
+
+    fn wrote(&self, id: &StoreId, version: u64) {
+        lock(&self.written).insert(id.clone(), version);
+    }
+
+    fn report(&self, before: &TokenStore, after: &TokenStore) {
+        let Some(now) = ready(after) else { return };
+        if ready(before).is_some_and(|before| (&before.status, &before.reason) == (&now.status, &now.reason)) {
+            return;
+        }
+        let (good, store) = (now.status == "True", key_of(after));
+        let message = format!("{}: {}", now.reason, now.message);
+        let (type_, reason) =
+            if good { (Severity::Normal, "StoreReady") } else { (Severity::Warning, "StoreNotReady") };
+        match type_ {
+            Severity::Normal => info!(%store, reason, "{message}"),
+            Severity::Warning => warn!(%store, reason, "{message}"),
+        }
+        self.parts.events.publish(after, Notice { type_, reason, action: "Check", message });
+    }
+}
+
+// Not the store's failure, so not a kind that counts for its breaker.
+fn not_held(id: &StoreId, why: &str) -> StoreError {
+    let message = format!("the finalizer of TokenStore {id} cannot be written: {why}");
+    StoreError::new(ErrorKind::Throttled, "FinalizerNotWritten", message)
+}
+
+fn is_held(store: &TokenStore) -> bool {
+    store.finalizers().iter().any(|finalizer| finalizer == IN_USE_FINALIZER)
+}
+
+fn finding(slot: &Slot) -> Option<Finding> {
+    if let Some(down) = slot.guard.down() {
+        return Some(Finding::Failed(down.error().clone()));
+    }
+    let last = slot.checked().last.clone()?;
+    Some(last.err().map_or(Finding::Good, Finding::Failed))
+}
+
+/// Whether the finalizer is to be added (`true`) or removed; `None`: it is right as it is.
+fn finalizer(store: &TokenStore, in_use: bool) -> Option<bool> {
+    let has = is_held(store);
+    // None can be added to what is being deleted.
+    let possible = has || store.metadata.deletion_timestamp.is_none();
+    (possible && has != in_use).then_some(in_use)
+}
+
+fn edit_finalizers(metadata: &mut Value, wanted: bool) -> bool {
+    let mut list: Vec<String> = serde_json::from_value(metadata["finalizers"].clone()).unwrap_or_default();
+    let has = list.iter().any(|finalizer| finalizer == IN_USE_FINALIZER);
+    if has == wanted || (wanted && !metadata["deletionTimestamp"].is_null()) {
+        return false;
+    }
+    if wanted {
+        list.push(IN_USE_FINALIZER.to_owned());
+    } else {
+        list.retain(|finalizer| finalizer != IN_USE_FINALIZER);
+    }
+    metadata["finalizers"] = list.into();
+    true
+}
+
+fn ready(store: &TokenStore) -> Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
+    store.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == "Ready")
+}
+
+fn version_of(store: &TokenStore) -> u64 {
+    store.metadata.resource_version.as_deref().map_or(0, version)
+}
+
+fn key_of(store: &TokenStore) -> AccountId {
+    AccountId::new(store.namespace().unwrap_or_default(), store.name_any())
+}

@@ -1,0 +1,156 @@
+//! One TokenStore as it is used: opened when it is needed, guarded, and opened again when its credentials are refused.
+//! A new spec gets a new slot.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant as Monotonic};
+
+use tokio::sync::Mutex as Turns;
+
+use super::breaker::Attempt;
+use super::guard::Guard;
+use super::{ErrorKind, Identity, Network, Open, Provider, Store, StoreError};
+use crate::api::{Instant, StoreId, TokenStoreSpec};
+use crate::metrics::Metrics;
+
+/// What a slot is made of.
+pub(super) struct Blueprint {
+    pub(super) id: StoreId,
+    pub(super) uid: String,
+    pub(super) generation: i64,
+    pub(super) spec: TokenStoreSpec,
+    pub(super) provider: Provider,
+    pub(super) open: Open,
+    pub(super) identity: Arc<dyn Identity>,
+    pub(super) network: Network,
+    pub(super) concurrency: usize,
+    pub(super) reopen: Duration,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// One TokenStore in one generation of its spec.
+pub(super) struct Slot {
+    of: Blueprint,
+    pub(super) guard: Guard,
+    opened: Turns<Option<Opened>>,
+    /// When the TokenStore was last made sure to have its finalizer.
+    pub(super) held: Turns<Option<Monotonic>>,
+    checked: Mutex<Checked>,
+}
+
+#[derive(Clone)]
+struct Opened {
+    store: Arc<dyn Store>,
+    at: Monotonic,
+}
+
+/// What the store's own checks came to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Checked {
+    /// The last result; `None`: none yet.
+    pub(super) last: Option<Result<(), StoreError>>,
+    /// Failures in a row.
+    pub(super) failures: u32,
+    /// When to check next; `None`: now.
+    pub(super) due: Option<Instant>,
+}
+
+impl Slot {
+    pub(super) fn new(of: Blueprint) -> Self {
+        let guard = Guard::new(of.id.to_string(), of.concurrency, of.network.timeout);
+        Self { of, guard, opened: Turns::default(), held: Turns::default(), checked: Mutex::default() }
+    }
+
+    /// Whether it is this object in this generation.
+    pub(super) fn is(&self, uid: &str, generation: i64) -> bool {
+        self.of.uid == uid && self.of.generation == generation
+    }
+
+    pub(super) fn id(&self) -> &StoreId {
+        &self.of.id
+    }
+
+    pub(super) fn provider(&self) -> Provider {
+        self.of.provider
+    }
+
+    /// The checks so far.
+    pub(super) fn checked(&self) -> MutexGuard<'_, Checked> {
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One call on an account's behalf. Refused credentials are read again and the call is repeated once.
+    pub(super) async fn call<T, F>(
+        &self,
+        operation: &'static str,
+        call: impl Fn(Arc<dyn Store>) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let _turn = self.guard.turn().await?;
+        let opened = self.opened(None).await?;
+        let answer = self.timed(operation, call(Arc::clone(&opened.store))).await;
+        let denied = answer.as_ref().is_err_and(|error| error.kind == ErrorKind::Denied);
+        let answer = if denied && opened.at.elapsed() >= self.of.reopen {
+            let anew = self.opened(Some(&opened)).await?;
+            self.timed(operation, call(anew.store)).await
+        } else {
+            answer
+        };
+        self.guard.record(Attempt::Call(answer.as_ref().err()));
+        answer
+    }
+
+    /// The store's own check, with credentials read anew unless the store is only known not to answer.
+    pub(super) async fn check(&self, anew: bool) -> Result<(), StoreError> {
+        let _turn = self.guard.turn_to_check().await;
+        let known = if anew { None } else { self.opened.lock().await.clone() };
+        let opened = match known {
+            Some(opened) => opened,
+            None => self.open().await?,
+        };
+        let answer = self.timed("check", opened.store.check()).await;
+        self.guard.record(Attempt::Check(answer.as_ref().err()));
+        if answer.is_ok() {
+            *self.opened.lock().await = Some(opened);
+        }
+        answer
+    }
+
+    // One opens for all that wait. `refused`: what was opened before and is not to be used again.
+    async fn opened(&self, refused: Option<&Opened>) -> Result<Opened, StoreError> {
+        let mut slot = self.opened.lock().await;
+        let usable = |known: &&Opened| refused.is_none_or(|refused| !Arc::ptr_eq(&refused.store, &known.store));
+        if let Some(known) = slot.as_ref().filter(usable) {
+            return Ok(known.clone());
+        }
+        *slot = None;
+        // Another one may just have tried.
+        self.guard.up()?;
+        let opened = self.open().await?;
+        *slot = Some(opened.clone());
+        Ok(opened)
+    }
+
+    async fn open(&self) -> Result<Opened, StoreError> {
+        let Blueprint { spec, identity, network, open, .. } = &self.of;
+        let opening = open(spec.clone(), Arc::clone(identity), *network);
+        let opened = self.timed("open", opening).await;
+        opened.map(|store| Opened { store: Arc::from(store), at: Monotonic::now() }).inspect_err(|error| {
+            self.guard.record(Attempt::Opening(error));
+        })
+    }
+
+    async fn timed<T>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let start = Monotonic::now();
+        let answer = self.guard.within(call).await;
+        let result = answer.as_ref().err().map_or("ok", |error| error.kind.as_str());
+        self.of.metrics.store_called(self.of.provider.as_str(), operation, result, start.elapsed());
+        answer
+    }
+}

@@ -1,0 +1,204 @@
+//! What is told about a TokenStore, and when it is checked next. Pure.
+
+use super::admission::Refusal;
+use super::{Provider, StoreError};
+use crate::api::{AccountId, Instant, Seconds, TokenStore, TokenStoreStatus};
+use crate::backoff;
+use crate::condition::{self, Says};
+
+/// What is known of a store.
+#[derive(Clone, Debug)]
+pub(super) enum Finding {
+    /// Nobody may use it as its spec is.
+    Refused(Refusal),
+    /// Its last check failed, or it is known to be down.
+    Failed(StoreError),
+    /// Its last check was good.
+    Good,
+}
+
+/// How often a store is checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// While it is healthy: not before this.
+    pub healthy: Seconds,
+    /// While it is down: not before this.
+    pub down: Seconds,
+    /// While its check fails: the longest wait.
+    pub failing: Seconds,
+    /// Refused credentials are read again, but not sooner after the last time than this: a path that is refused would
+    /// cost a login each time.
+    pub reopen: Seconds,
+}
+
+/// Hourly, about once a minute, and up to five minutes.
+pub const TIMING: Timing =
+    Timing { healthy: Seconds::hours(1), down: Seconds::minutes(1), failing: Seconds::minutes(5), reopen: Seconds(10) };
+
+impl Timing {
+    /// The wait after a check that ended like this. `down`: it does not answer. Up to a third is added by a jitter that
+    /// depends on `seed` alone.
+    pub(super) fn wait(&self, result: &Result<(), StoreError>, down: bool, failures: u32, seed: &str) -> Seconds {
+        match result {
+            Ok(()) => at_least(self.healthy, seed),
+            Err(_) if down => at_least(self.down, seed),
+            Err(error) => {
+                let asked = error.retry_after.unwrap_or(Seconds::ZERO);
+                backoff::delay(failures, self.failing, seed).max(asked.min(self.healthy))
+            }
+        }
+    }
+}
+
+fn at_least(period: Seconds, seed: &str) -> Seconds {
+    backoff::delay(u32::MAX, period + period / 3, seed).max(period)
+}
+
+/// The status of a store. `users`: the accounts that hold back a store that is being deleted.
+pub(super) fn next(
+    store: &TokenStore,
+    provider: Option<Provider>,
+    finding: &Finding,
+    users: &[AccountId],
+    now: Instant,
+) -> TokenStoreStatus {
+    let before = store.status.clone().unwrap_or_default();
+    let generation = store.metadata.generation.unwrap_or_default();
+    let (status, mut reason, mut message) = ready(finding);
+    if store.metadata.deletion_timestamp.is_some() {
+        (reason, message) = ("Deleting".into(), deleting(users, status, &message));
+    }
+    let says = Says { status, reason: &reason, message: &message };
+    TokenStoreStatus {
+        observed_generation: Some(generation),
+        provider: provider.map(|provider| provider.as_str().to_owned()),
+        conditions: condition::set(before.conditions, "Ready", &says, generation, now),
+    }
+}
+
+fn ready(finding: &Finding) -> (bool, String, String) {
+    match finding {
+        Finding::Good => (true, "Checked".into(), "credentials and reach are good".into()),
+        Finding::Refused(refusal) => (false, refusal.reason.into(), refusal.message.clone()),
+        Finding::Failed(error) => (false, reason(error), line(&error.message)),
+    }
+}
+
+// The message of the check stays, as nothing else tells it.
+fn deleting(users: &[AccountId], status: bool, message: &str) -> String {
+    let shown: Vec<String> = users.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = users.len().saturating_sub(SHOWN);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    let (count, names) = (users.len(), shown.join(", "));
+    let text = match count {
+        0 => "it is being deleted".to_owned(),
+        1 => format!("it stays until 1 account no longer uses it: {names}"),
+        _ => format!("it stays until {count} accounts no longer use it: {names}{more}"),
+    };
+    if status { text } else { format!("{text}; {message}") }
+}
+
+/// Names in a message.
+const SHOWN: usize = 3;
+
+/// A provider's code as the reason of a condition, which has letters, digits and `_` only, a letter first.
+fn reason(error: &StoreError) -> String {
+    let code: String = error.reason.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect();
+    let code = code.trim_end_matches('_');
+    if code.starts_with(|c: char| c.is_ascii_alphabetic()) { code.to_owned() } else { error.kind.as_str().to_owned() }
+}
+
+fn line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(LINE).collect()
+}
+
+/// Characters of a message.
+const LINE: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::store::ErrorKind;
+
+    fn store(deleting: bool) -> TokenStore {
+        let mut store = json!({
+            "apiVersion": "virtualaccounts.dev/v1alpha1", "kind": "TokenStore",
+            "metadata": {"namespace": "platform", "name": "vault", "generation": 2},
+            "spec": {},
+        });
+        if deleting {
+            store["metadata"]["deletionTimestamp"] = "2026-11-22T08:30:00Z".into();
+        }
+        serde_json::from_value(store).unwrap()
+    }
+
+    fn told(finding: &Finding, deleting: bool, users: usize) -> String {
+        let users: Vec<AccountId> = (0..users).map(|n| AccountId::new("team", format!("a{n}"))).collect();
+        let provider = Some(Provider::HashicorpVault);
+        let status = next(&store(deleting), provider, finding, &users, Instant::from_unix(0));
+        let ready = &status.conditions[0];
+        assert_eq!((status.provider.as_deref(), status.observed_generation), (Some("hashicorpVault"), Some(2)));
+        assert_eq!((ready.observed_generation, ready.type_.as_str()), (Some(2), "Ready"));
+        format!("{} {} {}", ready.status, ready.reason, ready.message)
+    }
+
+    fn failed(reason: &str, message: &str) -> Finding {
+        Finding::Failed(StoreError::new(ErrorKind::Denied, reason, message))
+    }
+
+    #[test]
+    fn ready_says_what_the_check_said() {
+        let refused = Finding::Refused(Refusal::new("InvalidSpec", "set spec.pathPrefix"));
+        for (finding, expected) in [
+            (Finding::Good, "True Checked credentials and reach are good"),
+            (refused, "False InvalidSpec set spec.pathPrefix"),
+            (failed("AccessDenied", "no rights"), "False AccessDenied no rights"),
+            (failed("permission denied\n", "two\nlines  here"), "False permissiondenied two lines here"),
+            (failed("403", "x"), "False Denied x"),
+            (failed("", "x"), "False Denied x"),
+        ] {
+            assert_eq!(told(&finding, false, 5), expected);
+        }
+        assert_eq!(told(&failed("A", &"é".repeat(600)), false, 0).chars().filter(|c| *c == 'é').count(), LINE);
+    }
+
+    #[test]
+    fn a_deleted_store_names_who_holds_it() {
+        let good = Finding::Good;
+        assert_eq!(told(&good, true, 0), "True Deleting it is being deleted");
+        assert_eq!(told(&good, true, 1), "True Deleting it stays until 1 account no longer uses it: team/a0");
+        let many = "True Deleting it stays until 5 accounts no longer use it: team/a0, team/a1, team/a2 and 2 more";
+        assert_eq!(told(&good, true, 5), many);
+        let down = told(&failed("StoreDown", "it is down"), true, 1);
+        assert_eq!(down, "False Deleting it stays until 1 account no longer uses it: team/a0; it is down");
+    }
+
+    #[test]
+    fn the_same_finding_is_the_same_status() {
+        let mut store = store(false);
+        let once = next(&store, None, &Finding::Good, &[], Instant::from_unix(10));
+        store.status = Some(once.clone());
+        assert_eq!(next(&store, None, &Finding::Good, &[], Instant::from_unix(99)), once);
+    }
+
+    #[test]
+    fn waits_have_a_floor_when_healthy_or_down_and_a_cap_when_failing() {
+        let error = |after| {
+            let error = StoreError::new(ErrorKind::Throttled, "429", "");
+            Err(StoreError { retry_after: after, ..error })
+        };
+        let wait = |result: &Result<(), StoreError>, down, failures, seed: u32| {
+            TIMING.wait(result, down, failures, &seed.to_string()).0
+        };
+        for seed in 0..200 {
+            assert!((3600..=4800).contains(&wait(&Ok(()), false, 0, seed)));
+            assert!((60..=80).contains(&wait(&error(None), true, 9, seed)));
+            assert_eq!(wait(&error(None), false, 1, seed), 1);
+            assert!((225..=300).contains(&wait(&error(None), false, 99, seed)));
+            assert_eq!(wait(&error(Some(Seconds(900))), false, 1, seed), 900);
+            assert_eq!(wait(&error(Some(Seconds(90_000))), false, 1, seed), 3600);
+        }
+    }
+}
