@@ -123,6 +123,7 @@ fn stores(
         },
         concurrency: settings.store_concurrency,
         ambient: Ambient { namespace: settings.namespace.clone(), everywhere: settings.allow_ambient_credentials },
+        keys: AccountId::new(&settings.namespace, SECRET_NAME),
         events: events.clone(),
         metrics: Arc::clone(metrics),
         tell: Arc::new(move |concern| concerned.concerned(&concern).into_iter().for_each(|id| queue.add(id))),

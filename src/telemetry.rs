@@ -40,7 +40,7 @@ pub fn init(format: LogFormat) -> Result<(), TelemetryError> {
 
 /// Targets whose lines are safe at a lower level than INFO, or unsafe even above it. The first match counts: the target
 /// itself or a module below it.
-const EXCEPTIONS: [(&str, LevelFilter); 6] = [
+const EXCEPTIONS: [(&str, LevelFilter); 7] = [
     ("virtual_account_operator", LevelFilter::TRACE),
     // Method, URL and status of each request.
     ("kube_client::client::builder", LevelFilter::DEBUG),
@@ -48,6 +48,8 @@ const EXCEPTIONS: [(&str, LevelFilter); 6] = [
     ("kube_client::client::tls", LevelFilter::INFO),
     // The bodies that could not be parsed, and response headers.
     ("kube_client::client", LevelFilter::OFF),
+    // Each failed handshake at ERROR, without a word on where to: the store's own message has it.
+    ("rustls_platform_verifier", LevelFilter::OFF),
     // Which address is connected to.
     ("hyper_util::client::legacy::connect", LevelFilter::DEBUG),
     // Names of protocol versions and cipher suites.

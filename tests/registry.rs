@@ -179,6 +179,7 @@ impl Bench {
             network: Network { allow_local: true, timeout: Duration::from_millis(500) },
             concurrency: 4,
             ambient: Ambient { namespace: "virtual-accounts".into(), everywhere: false },
+            keys: AccountId::new("virtual-accounts", "virtual-account-operator-keys"),
             events,
             metrics: Arc::clone(&metrics),
             tell: Arc::new(move |concern| heard.lock().unwrap().push(concern)),

@@ -14,12 +14,12 @@ use super::condition::SECRET_NOT_OWNED;
 use super::deliver::{Delivery, remove};
 use super::desired::{Desired, Limits, StorePath};
 use super::issue::Block;
-use super::ledger::Ledger;
+use super::ledger::{Hold, Ledger, is_at};
 use super::observe::{Observed, SecretView, version_number};
-use super::plan::{Act, Plan, SecretStep, plan};
+use super::plan::{Act, Plan, SecretStep, deliverable, plan};
 use super::secret::{Image, SecretMeta, SecretSeen, released, render};
 use super::status::{Clock, Outcome, Outcomes, finished, ledger_after, recorded, wake_at};
-use super::stores::{RemovalOutcome, StoreOutcome};
+use super::stores::{RemovalAction, RemovalOutcome, StoreAction, StoreOutcome, StoreStep};
 use crate::api::{
     AccountId, DeletionPolicy, Entry, Instant, IssueReason, Phase, STORES_FINALIZER, Seconds, SecretStoreStatus,
     StoreId, TargetError, VirtualAccount, VirtualAccountStatus,
@@ -74,6 +74,8 @@ pub trait Cluster: Send + Sync {
 
     /// Whether accounts of this namespace may use a path in a store; from what the watches show.
     fn admit(&self, namespace: &str, at: &StorePath) -> Admission;
+    /// A fingerprint of where a path really is; `None`: not known.
+    fn place(&self, at: &StorePath) -> Option<String>;
     /// Whether this store is being deleted.
     fn store_deleting(&self, store: &StoreId) -> bool;
     /// Whether this namespace is being deleted.
@@ -194,8 +196,9 @@ fn observe<C: Cluster>(cluster: &C, account: &VirtualAccount, desired: &Desired,
     let status = account.status.clone().filter(|status| status.account.as_ref() == Some(&desired.account.to_string()));
     Observed {
         version: version_number(&account.resource_version().unwrap_or_default()),
-        ledger: Ledger::of(status.as_ref(), desired),
+        ledger: believed(cluster, desired, status.as_ref()),
         admissions: admissions(cluster, desired, status.as_ref()),
+        places: places(cluster, desired, status.as_ref()),
         marks: BTreeSet::new(),
         finalizer: account.finalizers().iter().any(|finalizer| finalizer == STORES_FINALIZER),
         namespace_terminating: cluster.namespace_terminating(&desired.account.namespace),
@@ -208,6 +211,33 @@ fn observe<C: Cluster>(cluster: &C, account: &VirtualAccount, desired: &Desired,
         fresh_id: cluster.fresh_id(),
         may_reissue: cluster.may_reissue(),
     }
+}
+
+// A TokenStore that was edited to lead elsewhere holds nothing there yet, whatever is recorded.
+fn believed<C: Cluster>(cluster: &C, desired: &Desired, status: Option<&VirtualAccountStatus>) -> Ledger {
+    let mut ledger = Ledger::of(status, desired);
+    let records = |at: &StorePath| status.and_then(|s| s.secret_stores.iter().find(|record| is_at(record, at)));
+    for store in &mut ledger.stores {
+        let before = records(&store.at).and_then(|record| record.place.as_ref());
+        if let (Some(before), Some(now)) = (before, cluster.place(&store.at))
+            && *before != now
+        {
+            store.hold = Hold::default();
+        }
+    }
+    ledger
+}
+
+fn places<C: Cluster>(
+    cluster: &C,
+    desired: &Desired,
+    status: Option<&VirtualAccountStatus>,
+) -> BTreeMap<StorePath, String> {
+    let recorded = status.into_iter().flat_map(|status| &status.secret_stores);
+    let recorded =
+        recorded.map(|record| StorePath { store: record.store_ref.clone(), path: record.secret_path.clone() });
+    let all = desired.stores.iter().map(|store| store.at.clone()).chain(recorded);
+    all.filter_map(|at| Some((at.clone(), cluster.place(&at)?))).collect()
 }
 
 fn admissions<C: Cluster>(
@@ -287,7 +317,9 @@ impl<C: Cluster> Pass<'_, C> {
         }
         if trouble.is_none() && self.may_clean_up(&ledger) {
             outcomes.removed = remove(cluster, desired, observed, &act.removals).await;
+            // Before the record goes: told twice is better than never.
             self.tell_left_behind(&account, &outcomes.removed);
+            self.look_again(&mut outcomes).await?;
         }
         let clock = clock();
         let status = finished(desired, observed, act, &outcomes, clock);
@@ -345,6 +377,32 @@ impl<C: Cluster> Pass<'_, C> {
         let over = |newest: &Entry| newest.phase == Phase::Revoked || (trusted && now >= newest.expires_at);
         let ended = trusted && desired.schedule.ended(now);
         after.delivered() || desired.deleting() || ended || after.newest().is_none_or(over)
+    }
+
+    // Another name may lead to the same secret: after something was deleted, what is wanted is looked at once more.
+    async fn look_again(&self, outcomes: &mut Outcomes) -> Result<(), CallError> {
+        let Self { cluster, desired, observed, act } = *self;
+        let deleted = act
+            .removals
+            .iter()
+            .zip(&outcomes.removed)
+            .any(|(removal, outcome)| removal.action == RemovalAction::Delete && *outcome == RemovalOutcome::Gone);
+        if !deleted || desired.stores.is_empty() || !deliverable(desired, observed, &act.ledger, cluster.now()) {
+            return Ok(());
+        }
+        let look = |at: &StorePath| match observed.admission(at) {
+            Admission::Open { take_over } => StoreAction::Deliver { take_over: take_over.clone() },
+            _ => StoreAction::Keep,
+        };
+        let look = |step: &StoreStep| StoreStep { at: step.at.clone(), action: look(&step.at) };
+        let steps: Vec<StoreStep> = act.stores.iter().map(look).collect();
+        let seen = Delivery::new(cluster, desired, observed, &act.ledger)?.run(&steps).await?;
+        let seen = seen.into_iter().enumerate().map(|(at, outcome)| match outcome {
+            StoreOutcome::Untouched => outcomes.stores.get(at).cloned().unwrap_or(StoreOutcome::Untouched),
+            outcome => outcome,
+        });
+        outcomes.stores = seen.collect();
+        Ok(())
     }
 
     fn tell_left_behind(&self, account: &VirtualAccount, removed: &[RemovalOutcome]) {

@@ -250,6 +250,11 @@ fn targets<'a>(facts: &Facts<'a>) -> Vec<Target<'a>> {
     secret.into_iter().chain(stores).collect()
 }
 
+/// Whether an error's reason means that a store may not be used, or not like this.
+pub fn is_refusal(reason: &str) -> bool {
+    matches!(reason, "NotAllowed" | "AmbientCredentialsNotAllowed" | "StoreNotFound" | "InvalidPath")
+}
+
 /// Where the token goes, for people.
 pub fn places(desired: &Desired) -> String {
     let secret = desired.secret.enabled.then(|| format!("Secret {}", desired.secret.name));
@@ -265,7 +270,7 @@ fn delivery(facts: &Facts) -> Option<Verdict> {
         let reason = match error.reason.as_str() {
             SECRET_NOT_OWNED => Reason::SecretNotOwned,
             NOT_OURS => Reason::NotOurs,
-            "NotAllowed" | "AmbientCredentialsNotAllowed" | "StoreNotFound" | "InvalidPath" => Reason::NotAllowed,
+            reason if is_refusal(reason) => Reason::NotAllowed,
             _ => return None,
         };
         Some(Verdict::new(false, reason, error.message.clone()))

@@ -351,6 +351,10 @@ impl Cluster for Controller {
         self.stores.admit(namespace, &at.store, &at.path)
     }
 
+    fn place(&self, at: &StorePath) -> Option<String> {
+        self.stores.place(&at.store, &at.path)
+    }
+
     fn store_deleting(&self, store: &StoreId) -> bool {
         self.stores.deleting(store)
     }

@@ -11,7 +11,7 @@ use super::desired::{Desired, StorePath};
 use super::ledger::Ledger;
 use super::observe::Observed;
 use super::stores::{
-    NOT_OURS, Removal, RemovalAction, RemovalOutcome, StoreAction, StoreOutcome, StoreStep, is_hopeless,
+    NOT_OURS, Removal, RemovalAction, RemovalOutcome, StoreAction, StoreOutcome, StoreStep, is_hopeless, is_orphaned,
 };
 use crate::api::{AccountId, Entry};
 use crate::store::{ErrorKind, Held, Mark, Owner, Presence, StoreError, UNMARKED, Value, Verdict, foreign, judge};
@@ -174,7 +174,7 @@ async fn remove_one<C: Cluster>(
         RemovalAction::Delete => match delete(cluster, desired, observed, &removal.at).await {
             Ok(()) => RemovalOutcome::Gone,
             // The credentials went with the namespace and do not come back.
-            Err(error) if desired.deleting() && observed.namespace_terminating && is_hopeless(&error) => {
+            Err(error) if is_orphaned(desired, observed, &removal.at) && is_hopeless(&error) => {
                 RemovalOutcome::LeftBehind { why: error.message }
             }
             Err(error) => RemovalOutcome::Failed(error),

@@ -132,6 +132,7 @@ impl Scene {
             secret: SecretView::Watched { meta: None, position: 50 },
             strays: Vec::new(),
             admissions: BTreeMap::new(),
+            places: BTreeMap::new(),
             marks: BTreeSet::new(),
             finalizer: false,
             namespace_terminating: false,

@@ -28,7 +28,7 @@ pub fn journal(before: Option<&VirtualAccountStatus>, after: &VirtualAccountStat
     let new: BTreeMap<&str, &Entry> = after.jwts.iter().map(|entry| (entry.id.as_str(), entry)).collect();
     let mut lines = Vec::new();
     for entry in after.jwts.iter().rev() {
-        entry_lines(old.get(entry.id.as_str()).copied(), entry, after, &mut lines);
+        entry_lines(old.get(entry.id.as_str()).copied(), entry, before, after, &mut lines);
     }
     for entry in before.jwts.iter().filter(|entry| !new.contains_key(entry.id.as_str())) {
         lines.extend(left(entry));
@@ -38,13 +38,22 @@ pub fn journal(before: Option<&VirtualAccountStatus>, after: &VirtualAccountStat
     lines
 }
 
-fn entry_lines(old: Option<&Entry>, entry: &Entry, after: &VirtualAccountStatus, lines: &mut Vec<Line>) {
+fn entry_lines(
+    old: Option<&Entry>,
+    entry: &Entry,
+    before: &VirtualAccountStatus,
+    after: &VirtualAccountStatus,
+    lines: &mut Vec<Line>,
+) {
     let phase = old.map(|old| old.phase);
-    let delivered = |phase| matches!(phase, Phase::Current | Phase::Superseded);
+    // Told once, when the first target has it.
+    let delivered = |entry: &Entry, status: &VirtualAccountStatus| {
+        matches!(entry.phase, Phase::Current | Phase::Superseded) || is_held(status, &entry.id)
+    };
     if entry.phase == Phase::Revoked && phase != Some(Phase::Revoked) {
         lines.push(revoked(entry));
     }
-    if delivered(entry.phase) && !phase.is_some_and(delivered) {
+    if entry.phase != Phase::Revoked && delivered(entry, after) && !old.is_some_and(|old| delivered(old, before)) {
         lines.push(delivery(entry, after));
     }
     if old.is_none() && entry.reason != IssueReason::Adopted {
@@ -89,8 +98,15 @@ fn left(entry: &Entry) -> Option<Line> {
     Some(line(Severity::Normal, "Retired", "Retire", message, entry))
 }
 
+fn is_held(status: &VirtualAccountStatus, jti: &str) -> bool {
+    let secret = status.token_secret.iter().map(|secret| &secret.jwt_id);
+    let stores = status.secret_stores.iter().map(|store| &store.jwt_id);
+    secret.chain(stores).any(|held| held.as_deref() == Some(jti))
+}
+
 fn places(status: &VirtualAccountStatus, jti: &str) -> String {
-    let secret = status.token_secret.iter().map(|secret| format!("Secret {}", secret.name));
+    let holding = status.token_secret.iter().filter(|secret| secret.jwt_id.as_deref() == Some(jti));
+    let secret = holding.map(|secret| format!("Secret {}", secret.name));
     let holding = status.secret_stores.iter().filter(|store| store.jwt_id.as_deref() == Some(jti));
     let stores = holding.map(|store| {
         format!("{} in TokenStore {}/{}", store.secret_path, store.store_ref.namespace, store.store_ref.name)
@@ -105,7 +121,14 @@ fn failed(before: &VirtualAccountStatus, after: &VirtualAccountStatus) -> Vec<Li
         causes.get(target).is_none_or(|before| before.reason != error.reason)
             && !matches!(error.reason.as_str(), STORE_DOWN | STORE_NOT_READY)
     });
-    new.map(|(_, error)| plain(Severity::Warning, failure(&error.reason), "Deliver", error.message.clone())).collect()
+    let line = |(target, error): (String, &TargetError)| {
+        // Of several stores it must be clear which.
+        let path = target.split(" in ").next().unwrap_or_default();
+        let named = target.is_empty() || error.message.contains(path);
+        let message = if named { error.message.clone() } else { format!("{target}: {}", error.message) };
+        plain(Severity::Warning, failure(&error.reason), "Deliver", message)
+    };
+    new.map(line).collect()
 }
 
 fn failure(reason: &str) -> &'static str {
@@ -121,7 +144,8 @@ fn failure(reason: &str) -> &'static str {
 fn errors(status: &VirtualAccountStatus) -> BTreeMap<String, &TargetError> {
     let secret = status.token_secret.iter().filter_map(|secret| Some((String::new(), secret.error.as_ref()?)));
     let stores = status.secret_stores.iter().filter_map(|store| {
-        let target = format!("{}/{} {}", store.store_ref.namespace, store.store_ref.name, store.secret_path);
+        let (store_ref, path) = (&store.store_ref, &store.secret_path);
+        let target = format!("{path} in TokenStore {}/{}", store_ref.namespace, store_ref.name);
         Some((target, store.error.as_ref()?))
     });
     secret.chain(stores).collect()

@@ -158,8 +158,9 @@ impl Ledger {
 
     /// Whether every target holds the newest token.
     pub fn delivered(&self) -> bool {
-        self.newest()
-            .is_some_and(|newest| self.in_secret() && self.stores.iter().all(|store| store.hold.is(&newest.id)))
+        let anywhere = self.holds_of_targets().next().is_some();
+        let everywhere = |newest: &Entry| self.in_secret() && self.stores.iter().all(|store| store.hold.is(&newest.id));
+        anywhere && self.newest().is_some_and(everywhere)
     }
 
     /// Phases, grace ends and what leaves (rule 3). With an untrusted clock nothing is superseded or retired.
@@ -203,8 +204,9 @@ impl Ledger {
         let held = self.holds(&entry.id);
         let past = |end: Instant| by.trusted && by.planned >= end + by.skew;
         let expired = !self.held_for(entry) && past(entry.expires_at);
+        // What is revoked and over harms nobody, wherever it lies; a target that never works must not fill the ledger.
         if entry.phase == Phase::Revoked {
-            return !held && entry.issued_at < m && (by.confirmed || expired);
+            return expired || (!held && entry.issued_at < m && by.confirmed);
         }
         expired || (by.confirmed && entry.grace_ends_at.is_some_and(past))
     }

@@ -25,6 +25,8 @@ pub struct Observed {
     pub strays: Vec<SecretMeta>,
     /// Whether each path in a store that the spec names or the status records may be used.
     pub admissions: BTreeMap<StorePath, Admission>,
+    /// A fingerprint of where each of these paths really is, where that is known.
+    pub places: BTreeMap<StorePath, String>,
     /// After an ordered read that found something to adopt: the tokens that the marks of readable stores name.
     pub marks: BTreeSet<String>,
     /// Whether our finalizer holds the account back.
@@ -93,7 +95,13 @@ impl Observed {
     /// The records of paths that are to be cleaned up: those that the spec no longer names; all of them, and what the spec
     /// names, if the account is being deleted and held back for it.
     pub fn unwanted_stores(&self, desired: &Desired) -> Vec<SecretStoreStatus> {
-        let recorded = self.status.as_ref().map(|status| status.secret_stores.clone()).unwrap_or_default();
+        let mut recorded = self.status.as_ref().map(|status| status.secret_stores.clone()).unwrap_or_default();
+        // The spec may have changed its mind since.
+        for record in &mut recorded {
+            if let Some(named) = desired.stores.iter().find(|store| is_at(record, &store.at)) {
+                record.deletion_policy = named.policy;
+            }
+        }
         if !desired.deleting() {
             let named = |record: &SecretStoreStatus| desired.stores.iter().any(|store| is_at(record, &store.at));
             return recorded.into_iter().filter(|record| !named(record)).collect();

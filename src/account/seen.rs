@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 
+use super::condition::is_refusal;
 use super::secret::{ACCOUNT_LABEL, SecretMeta};
 use crate::api::{AccountId, GROUP, StoreId, VirtualAccount};
 use crate::store::registry::Concern;
@@ -93,7 +94,13 @@ impl Seen {
 
     /// The accounts that use a store; `None`: not known yet.
     pub fn users_of(&self, store: &StoreId) -> Option<Vec<AccountId>> {
-        let users = || lock(&self.by_store).get(store).map(|users| users.iter().cloned().collect()).unwrap_or_default();
+        let users = || {
+            let named: Vec<AccountId> =
+                lock(&self.by_store).get(store).map(|users| users.iter().cloned().collect()).unwrap_or_default();
+            // To name a store is not to use it: else anybody could hold anybody's store back.
+            let uses = |id: &AccountId| self.accounts.get(id).is_some_and(|account| uses(&account, store));
+            named.into_iter().filter(uses).collect()
+        };
         (self.accounts.synced() && self.accounts.unreadable().is_empty()).then(users)
     }
 
@@ -146,6 +153,15 @@ impl Ledgers for Seen {
         let lost = |id: &AccountId| self.accounts.get(id).is_some_and(|account| empty(&account));
         !self.accounts.unreadable().is_empty() || index.keys().any(lost)
     }
+}
+
+/// Whether something of the account may be in the store: it holds a token or an attempt was made.
+fn uses(account: &VirtualAccount, store: &StoreId) -> bool {
+    let records = account.status.iter().flat_map(|status| &status.secret_stores);
+    records.filter(|record| record.store_ref == *store).any(|record| {
+        let refused = record.error.as_ref().is_some_and(|error| is_refusal(&error.reason));
+        record.jwt_id.is_some() || record.failures.is_some() || !refused
+    })
 }
 
 fn stores_named(id: &AccountId, account: &VirtualAccount) -> BTreeSet<StoreId> {

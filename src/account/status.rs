@@ -167,7 +167,7 @@ pub fn wake_at(
         status.next_scheduled_rotation,
         desired.schedule.end,
         token_ending(desired, status),
-        stores::wake_at(desired, status),
+        stores::wake_at(desired, status, now),
     ];
     leaving.chain(single.into_iter().flatten()).filter(|instant| *instant > now).min()
 }

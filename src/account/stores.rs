@@ -206,7 +206,7 @@ fn removal(
     at: &StorePath,
     now: Instant,
 ) -> RemovalAction {
-    if record.deletion_policy == DeletionPolicy::Retain {
+    if record.deletion_policy == DeletionPolicy::Retain || is_wanted_elsewhere(desired, observed, at) {
         return RemovalAction::Release;
     }
     let deadline = desired.deleted_at.map(|since| since + desired.limits.cleanup_deadline);
@@ -218,9 +218,7 @@ fn removal(
     match observed.admission(at) {
         // It was never used: the path may be anybody's.
         Admission::Refused { .. } if is_untouched(record) => RemovalAction::Release,
-        Admission::Refused { message, .. } if overdue || (desired.deleting() && observed.namespace_terminating) => {
-            why(message)
-        }
+        Admission::Refused { message, .. } if overdue || is_orphaned(desired, observed, at) => why(message),
         Admission::Down { message } if overdue => why(message),
         _ if overdue && tried => why(last()),
         Admission::Down { .. } => RemovalAction::Wait,
@@ -228,6 +226,13 @@ fn removal(
         _ if removal_may_be_tried(desired, observed, record, now) => RemovalAction::Delete,
         _ => RemovalAction::Wait,
     }
+}
+
+// Another TokenStore leads to the very same secret, which the account still wants.
+fn is_wanted_elsewhere(desired: &Desired, observed: &Observed, at: &StorePath) -> bool {
+    let place = observed.places.get(at);
+    let mut wanted = desired.stores.iter().filter(|_| !desired.deleting()).filter(|store| store.at != *at);
+    place.is_some() && wanted.any(|store| observed.places.get(&store.at) == place)
 }
 
 // No attempt was made since it is recorded, not even one whose end is unknown.
@@ -301,6 +306,7 @@ pub fn stores_after(
         let held = SecretStoreStatus {
             jwt_id: content.jti,
             version: content.version,
+            place: before.place.clone(),
             synced_at: before.synced_at,
             ..record_of(&spec.at, spec.policy)
         };
@@ -308,7 +314,12 @@ pub fn stores_after(
         let anew = observed.is_new_generation(desired)
             || after.issued == Some(IssueReason::Request)
             || sync_asked(desired, observed);
-        Some(store_after(&Failing { desired, anew, before: &before, now }, held, step, outcome))
+        Some(store_after(
+            &Failing { desired, anew, before: &before, place: observed.places.get(&spec.at), now },
+            held,
+            step,
+            outcome,
+        ))
     });
     let unwanted = after.removals.iter().zip(after.removed).filter_map(|(removal, outcome)| {
         let before = observed.unwanted_stores(desired).into_iter().find(|record| is_at(record, &removal.at))?;
@@ -317,7 +328,7 @@ pub fn stores_after(
         match outcome {
             RemovalOutcome::Gone | RemovalOutcome::LeftBehind { .. } => None,
             RemovalOutcome::Failed(error) => {
-                Some(Failing { desired, anew, before: &before, now }.failed(before.clone(), error))
+                Some(Failing { desired, anew, before: &before, place: None, now }.failed(before.clone(), error))
             }
             RemovalOutcome::Untouched => Some(before),
         }
@@ -357,7 +368,8 @@ fn store_after(
 ) -> SecretStoreStatus {
     match (outcome, &step.action) {
         (StoreOutcome::Holds { leftover, .. }, _) => {
-            let synced = SecretStoreStatus { synced_at: Some(failing.now), ..held };
+            let place = failing.place.cloned().or(held.place.clone());
+            let synced = SecretStoreStatus { synced_at: Some(failing.now), place, ..held };
             match leftover {
                 Some(error) => failing.failed(synced, error),
                 None => synced,
@@ -382,12 +394,13 @@ struct Failing<'a> {
     desired: &'a Desired,
     anew: bool,
     before: &'a SecretStoreStatus,
+    place: Option<&'a String>,
     now: Instant,
 }
 
 impl Failing<'_> {
     fn failed(&self, held: SecretStoreStatus, error: &StoreError) -> SecretStoreStatus {
-        let Self { desired, anew, before, now } = *self;
+        let Self { desired, anew, before, now, .. } = *self;
         let said = TargetError { reason: error.reason.clone(), message: error.message.clone() };
         // Its breaker opened while this path waited: nobody's failure, and the registry says when it is over.
         if error.reason == STORE_DOWN {
@@ -411,7 +424,7 @@ fn record_of(at: &StorePath, policy: DeletionPolicy) -> SecretStoreStatus {
 }
 
 /// When the next look at a store is worth a pass.
-pub fn wake_at(desired: &Desired, status: &VirtualAccountStatus) -> Option<Instant> {
+pub fn wake_at(desired: &Desired, status: &VirtualAccountStatus, now: Instant) -> Option<Instant> {
     let deadline = desired.deleted_at.map(|since| since + desired.limits.cleanup_deadline);
     let records = status.secret_stores.iter();
     let wake = |record: &SecretStoreStatus| match record.next_attempt_at {
@@ -420,7 +433,13 @@ pub fn wake_at(desired: &Desired, status: &VirtualAccountStatus) -> Option<Insta
         None => check_at(desired, record),
     };
     let deadline = deadline.filter(|_| !status.secret_stores.is_empty());
-    records.filter_map(wake).chain(deadline).min()
+    // A retry time that has passed is that of a store that is down: its own check finds out.
+    records.filter_map(wake).chain(deadline).filter(|instant| *instant > now).min()
+}
+
+/// Whether the credentials of this path's store go with the account's namespace.
+pub fn is_orphaned(desired: &Desired, observed: &Observed, at: &StorePath) -> bool {
+    desired.deleting() && observed.namespace_terminating && at.store.namespace == desired.account.namespace
 }
 
 /// Whether a failed attempt at a cleanup is worth another one in a namespace that goes away.

@@ -45,7 +45,7 @@ pub struct TokenStoreSpec {
     #[x_kube(validation = Rule::new("self.matches('^/(([A-Za-z0-9_-]|[{]namespace[}])+/)*$')").message("must start and end with '/' and have letters, digits, '-', '_', '/' and {namespace} only, for example /{namespace}/"))]
     pub path_prefix: Option<String>,
 
-    /// Whose secrets may be taken over, at most 16: the ids of former clusters (`cluster-id` in their marks), or
+    /// Whose secrets may be taken over, at most 16: the ids of former clusters (`virtualaccounts-cluster` in their marks), or
     /// `unmarked` for secrets that were made by hand. Anything else at a path is left alone, and the account says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 64)))]
@@ -218,7 +218,7 @@ pub struct AwsSecretsManager {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 30))]
     #[x_kube(validation = Rule::new("self == 0 || self >= 7").message("must be 0 or 7 to 30"))]
-    pub recovery_window_days: Option<u8>,
+    pub recovery_window_days: Option<i32>,
     /// Whose credentials are used. Default: the operator's own (IRSA, Pod Identity), in the operator's namespace only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<AwsAuth>,

@@ -78,7 +78,7 @@ pub struct VirtualAccountSpec {
     /// Where else the token goes, at most 8: a path in a secret store. The value there is the bare token (in Vault: the
     /// keys `token`, `jti` and `expires-at`). Each is independent: one that fails holds up neither the Secret nor another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 8))]
+    #[schemars(length(max = 8))]
     #[x_kube(
         merge_strategy = ListMerge::Atomic,
         validation = Rule::new("self.all(a, self.exists_one(b, a.secretPath == b.secretPath && a.storeRef == b.storeRef))").message("the same path in the same store is listed twice; remove one of them")
@@ -420,6 +420,11 @@ pub struct SecretStoreStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub version: Option<String>,
+    /// A fingerprint of where the path really was (server and name), 16 hexadecimal digits: it shows that a TokenStore was
+    /// edited to lead elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub place: Option<String>,
     /// When it was last written or found to be right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub synced_at: Option<Instant>,

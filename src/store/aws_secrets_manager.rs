@@ -27,13 +27,13 @@ use crate::api::AwsSecretsManager;
 const OURS: &str = "VIRTUALACCOUNTS";
 const CURRENT: &str = "AWSCURRENT";
 const PREVIOUS: &str = "AWSPREVIOUS";
-const RECOVERY_WINDOW_DAYS: u8 = 30;
+const RECOVERY_WINDOW_DAYS: i32 = 30;
 
 /// A region of AWS Secrets Manager, used with one identity.
 pub struct SecretsManager {
     session: Session<Client>,
     kms_key_id: Option<String>,
-    recovery_window_days: u8,
+    recovery_window_days: i32,
     probe: String,
 }
 

@@ -12,7 +12,7 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
 use super::{Credential, ErrorKind, Identity, StoreError};
-use crate::api::{SecretKeyRef, ServiceAccountRef};
+use crate::api::{AccountId, SecretKeyRef, ServiceAccountRef};
 use crate::client::describe;
 
 /// How long a ServiceAccount's token is asked for, in seconds: the shortest that the API server gives.
@@ -22,6 +22,7 @@ const TOKEN_SECONDS: i64 = 600;
 pub struct ClusterIdentity {
     client: Client,
     namespace: String,
+    keys: Option<AccountId>,
 }
 
 /// The cluster's id where no setting gives it: the uid of its oldest namespace.
@@ -33,7 +34,13 @@ pub async fn cluster_id(client: &Client) -> Result<String, kube::Error> {
 impl ClusterIdentity {
     /// Through this client, in this namespace and no other.
     pub fn new(client: Client, namespace: impl Into<String>) -> Self {
-        Self { client, namespace: namespace.into() }
+        Self { client, namespace: namespace.into(), keys: None }
+    }
+
+    /// All but this Secret: the key ring, whose keys a store would otherwise be sent as a password.
+    #[must_use]
+    pub fn without(self, keys: AccountId) -> Self {
+        Self { keys: Some(keys), ..self }
     }
 
     async fn send<T: DeserializeOwned>(
@@ -49,6 +56,9 @@ impl ClusterIdentity {
 impl Identity for ClusterIdentity {
     async fn secret(&self, key: &SecretKeyRef) -> Result<Credential, StoreError> {
         let (name, place) = (&key.name, format!("Secret {}/{}", self.namespace, key.name));
+        if self.keys.as_ref().is_some_and(|keys| keys.namespace == self.namespace && keys.name == *name) {
+            return Err(denied("SecretNotAllowed", format!("{place} is the operator's key ring; name another Secret")));
+        }
         let request = Builder::new(Secret::url_path(&(), Some(&self.namespace))).get(name, &GetParams::default());
         let secret: Secret = self.send(request).await.map_err(|error| match code(&error) {
             Some(404) => denied("SecretNotFound", format!("{place} does not exist; create it with key {}", key.key)),
@@ -199,6 +209,17 @@ mod tests {
         assert_eq!(answer.unwrap().expose(), "t");
         assert!(asked.starts_with("POST /api/v1/namespaces/platform/serviceaccounts/writer/token "), "{asked}");
         assert!(asked.contains(r#""audiences":["vault"]"#) && asked.contains(r#""expirationSeconds":600"#), "{asked}");
+    }
+
+    #[tokio::test]
+    async fn the_key_ring_is_no_credential() {
+        let (identity, asked) = answering(200, json!({"data": {"key": "Y2FuYXJ5"}}));
+        let identity = identity.without(AccountId::new("platform", "ring"));
+        let key = |name: &str| SecretKeyRef { name: name.into(), key: "key".into() };
+        let error = identity.secret(&key("ring")).await.unwrap_err();
+        assert_eq!((error.kind, error.reason.as_str()), (ErrorKind::Denied, "SecretNotAllowed"));
+        assert!(asked.lock().unwrap().is_empty(), "it is not even read");
+        assert_eq!(identity.secret(&key("other")).await.unwrap().expose(), "canary");
     }
 
     #[tokio::test]

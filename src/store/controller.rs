@@ -127,26 +127,26 @@ impl Registry {
     }
 
     async fn check_if_due(&self, slot: &Slot, stop: &CancellationToken) {
-        let (due, failures, outage) = {
+        let (due, failures) = {
             let checked = slot.checked();
-            (checked.due.is_none_or(|due| due <= clock::now()), checked.failures, slot.guard.is_outage())
+            (checked.due.is_none_or(|due| due <= clock::now()), checked.failures)
         };
         if !due {
             return;
         }
-        let was_down = slot.guard.down().is_some();
-        // A store that does not answer does so with the credentials that it has.
-        let Some(result) = stop.run_until_cancelled(slot.check(!outage)).await else { return };
+        let Some(result) = stop.run_until_cancelled(slot.check()).await else { return };
         slot.guard.went_down();
         let failures = if result.is_ok() { 0 } else { failures.saturating_add(1) };
-        let wait = self.parts.timing.wait(&result, slot.guard.is_outage(), failures, &slot.id().to_string());
         {
             let mut checked = slot.checked();
+            // Calls may have brought it down since.
+            let wait = self.parts.timing.wait(&result, slot.guard.is_outage(), failures, &slot.id().to_string());
             (checked.failures, checked.due) = (failures, Some(clock::now() + wait));
             checked.last = Some(result);
         }
         self.count_down();
-        if was_down && slot.guard.down().is_none() {
+        // Calls may have brought it down during the check, which brought it up again: those that were refused meanwhile wait.
+        if slot.guard.came_up() {
             (self.parts.tell)(Concern::Store(slot.id().clone()));
         }
     }

@@ -20,6 +20,7 @@ pub(super) struct Guard {
     // Wakes those that wait for a permit.
     down: watch::Sender<bool>,
     turned: AtomicBool,
+    returned: AtomicBool,
 }
 
 impl Guard {
@@ -32,6 +33,7 @@ impl Guard {
             breaker: Mutex::default(),
             down: watch::Sender::new(false),
             turned: AtomicBool::new(false),
+            returned: AtomicBool::new(false),
         }
     }
 
@@ -72,6 +74,11 @@ impl Guard {
         self.turned.swap(false, Ordering::Relaxed)
     }
 
+    /// Whether the store came up since this was asked last.
+    pub(super) fn came_up(&self) -> bool {
+        self.returned.swap(false, Ordering::Relaxed)
+    }
+
     /// One call, within the time.
     pub(super) async fn within<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         tokio::time::timeout(self.limit, call).await.unwrap_or_else(|_| {
@@ -88,6 +95,9 @@ impl Guard {
         let after = breaker.down().is_some();
         if after && !before {
             self.turned.store(true, Ordering::Relaxed);
+        }
+        if before && !after {
+            self.returned.store(true, Ordering::Relaxed);
         }
         self.down.send_if_modified(|down| std::mem::replace(down, after) != after);
     }

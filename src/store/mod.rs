@@ -31,6 +31,7 @@ pub mod network;
 mod news;
 pub mod open;
 pub mod path;
+mod place;
 mod provider;
 pub mod registry;
 mod slot;

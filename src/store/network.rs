@@ -82,6 +82,18 @@ pub(super) async fn resolve(name: &str) -> Result<Vec<SocketAddr>, Box<dyn Error
     Ok(allowed)
 }
 
+/// Our own refusal of an address, if that is why a request failed.
+pub(super) fn refusal(error: &(dyn Error + 'static)) -> Option<StoreError> {
+    let mut cause = Some(error);
+    while let Some(this) = cause {
+        if let Some(refusal) = this.downcast_ref::<StoreError>() {
+            return Some(refusal.clone());
+        }
+        cause = this.source();
+    }
+    None
+}
+
 /// Loopback, link-local (the metadata services of AWS, Azure and Google among them), unspecified, multicast, and the
 /// metadata addresses that are not link-local.
 pub fn is_local(ip: IpAddr) -> bool {
@@ -104,7 +116,66 @@ fn is_local_v4(ip: Ipv4Addr) -> bool {
 }
 
 fn is_local_v6(ip: Ipv6Addr) -> bool {
-    // AWS' metadata service over IPv6 is a unique local address.
-    let metadata = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-    ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local() || ip == metadata
+    let [first, second, third, _, _, _, seventh, eighth] = ip.segments();
+    // Metadata services on unique local addresses: those of AWS (fd00:ec2::254, and fd00:ec2::23 for pods), and Google's.
+    let metadata = (first, second) == (0xfd00, 0xec2) || (first, second) == (0xfd20, 0xce);
+    // IPv4 inside: compatible (::/96), NAT64 (64:ff9b::/96) and 6to4 (2002::/16).
+    let embedded = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        is_local_v4(Ipv4Addr::new(a, b, c, d))
+    };
+    let compatible = ip.segments()[..6] == [0; 6] && embedded(seventh, eighth);
+    let nat64 = (first, second) == (0x64, 0xff9b) && embedded(seventh, eighth);
+    let six_to_four = first == 0x2002 && embedded(second, third);
+    ip.is_loopback()
+        || ip.is_unspecified()
+        || ip.is_multicast()
+        || ip.is_unicast_link_local()
+        || metadata
+        || compatible
+        || nat64
+        || six_to_four
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_and_metadata_addresses_are_hidden_in_every_form() {
+        for local in [
+            "127.0.0.1",
+            "0.0.0.0",
+            "169.254.169.254",
+            "168.63.129.16",
+            "100.100.100.200",
+            "224.0.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd20:ce::254",
+            "::ffff:169.254.169.254",
+            "::127.0.0.1",
+            "64:ff9b::a9fe:a9fe",
+            "2002:a9fe:a9fe::1",
+        ] {
+            assert!(is_local(local.parse().unwrap()), "{local}");
+        }
+        for other in ["10.0.0.1", "192.168.1.1", "100.64.0.1", "8.8.8.8", "fd12::1", "2001:db8::1", "64:ff9b::808:808"]
+        {
+            assert!(!is_local(other.parse().unwrap()), "{other}");
+        }
+    }
+
+    #[test]
+    fn endpoints_are_https_and_elsewhere_unless_tests_say_so() {
+        let network = |allow_local| Network { allow_local, timeout: Duration::from_secs(1) };
+        for url in ["http://vault.example.com", "https://127.0.0.1:8200", "https://[::1]", "ftp://vault", "not a url"] {
+            assert_eq!(network(false).endpoint(url).unwrap_err().reason, "InvalidEndpoint", "{url}");
+        }
+        assert!(network(false).endpoint("https://vault.example.com:8200").is_ok());
+        assert!(network(true).endpoint("http://127.0.0.1:8200").is_ok());
+    }
 }

@@ -15,6 +15,7 @@ use super::admission::{Ambient, INVALID_PATH, Refusal, STORE_NOT_READY, Subject}
 use super::breaker::Down;
 use super::cluster_identity::ClusterIdentity;
 use super::news::News;
+use super::place::place;
 use super::slot::{Blueprint, Slot};
 use super::status::Timing;
 use super::{Admission, ErrorKind, Held, Network, Open, STORE_DOWN, Store, StoreError, Value, path};
@@ -37,6 +38,8 @@ pub struct Parts {
     pub concurrency: usize,
     /// Where the operator's own credentials may serve.
     pub ambient: Ambient,
+    /// The key ring's Secret, which is nobody's credential.
+    pub keys: AccountId,
     /// Where Events go.
     pub events: Events,
     /// Counters and gauges.
@@ -114,6 +117,13 @@ impl Registry {
             Ok(admission) => admission,
             Err(Refusal { reason, message }) => Admission::Refused { reason, message },
         }
+    }
+
+    /// A fingerprint of where a path really is; `None`: not known.
+    pub fn place(&self, store: &StoreId, path: &str) -> Option<String> {
+        let object = self.stores.get(&key(store))?;
+        let name = path::name(super::Provider::of(&object.spec)?, path).ok()?;
+        Some(place(&object.spec, &name))
     }
 
     /// Whether the store is being deleted: accounts that use it go on, others should not begin.
@@ -254,19 +264,19 @@ impl Registry {
         let id = identity(store.meta());
         let provider = Subject { id: &id, spec: &store.spec, ambient: &self.parts.ambient }.usable()?;
         let uid = store.metadata.uid.clone().unwrap_or_default();
-        let generation = store.metadata.generation.unwrap_or_default();
         let mut slots = lock(&self.slots);
-        if let Some(slot) = slots.get(&id).filter(|slot| slot.is(&uid, generation)) {
+        if let Some(slot) = slots.get(&id).filter(|slot| slot.is(&uid, &store.spec)) {
             return Ok(Arc::clone(slot));
         }
         let slot = Arc::new(Slot::new(Blueprint {
             id: id.clone(),
             uid,
-            generation,
             spec: store.spec.clone(),
             provider,
             open: Arc::clone(&self.parts.open),
-            identity: Arc::new(ClusterIdentity::new(self.parts.client.clone(), &id.namespace)),
+            identity: Arc::new(
+                ClusterIdentity::new(self.parts.client.clone(), &id.namespace).without(self.parts.keys.clone()),
+            ),
             network: self.parts.network,
             concurrency: self.parts.concurrency,
             reopen: self.parts.timing.reopen.as_duration(),

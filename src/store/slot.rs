@@ -17,7 +17,6 @@ use crate::metrics::Metrics;
 pub(super) struct Blueprint {
     pub(super) id: StoreId,
     pub(super) uid: String,
-    pub(super) generation: i64,
     pub(super) spec: TokenStoreSpec,
     pub(super) provider: Provider,
     pub(super) open: Open,
@@ -61,9 +60,10 @@ impl Slot {
         Self { of, guard, opened: Turns::default(), held: Turns::default(), checked: Mutex::default() }
     }
 
-    /// Whether it is this object in this generation.
-    pub(super) fn is(&self, uid: &str, generation: i64) -> bool {
-        self.of.uid == uid && self.of.generation == generation
+    /// Whether it is this object with this spec. Its generation also grows when it is deleted: that must not cost an open
+    /// login, which is then needed for the cleanup and may not be had again.
+    pub(super) fn is(&self, uid: &str, spec: &TokenStoreSpec) -> bool {
+        self.of.uid == uid && self.of.spec == *spec
     }
 
     pub(super) fn id(&self) -> &StoreId {
@@ -102,14 +102,10 @@ impl Slot {
         answer
     }
 
-    /// The store's own check, with credentials read anew unless the store is only known not to answer.
-    pub(super) async fn check(&self, anew: bool) -> Result<(), StoreError> {
+    /// The store's own check, with credentials and certificates read anew: a wrong caBundle looks like an outage.
+    pub(super) async fn check(&self) -> Result<(), StoreError> {
         let _turn = self.guard.turn_to_check().await;
-        let known = if anew { None } else { self.opened.lock().await.clone() };
-        let opened = match known {
-            Some(opened) => opened,
-            None => self.open().await?,
-        };
+        let opened = self.open().await?;
         let answer = self.timed("check", opened.store.check()).await;
         self.guard.record(Attempt::Check(answer.as_ref().err()));
         if answer.is_ok() {

@@ -203,3 +203,46 @@ fn retained_secret_stays_when_its_entry_goes() {
     world.wait("no stores", |account| account["status"]["secretStores"].is_null());
     assert_eq!(world.bao.jti(&world.path("a")), Some(newest(&account)));
 }
+
+#[test]
+fn another_name_for_the_same_secret_does_not_cost_it() {
+    let world = World::new("alias");
+    world.store("alias", &world.bao_spec());
+    let account = world.ready(world.at(&["a"]));
+    let mut spec = world.at(&["a"]);
+    spec["secretStores"][0]["storeRef"]["name"] = json!("alias");
+    world.edit(&spec);
+    world.wait("the other name alone", |account| {
+        targets(account).iter().map(|target| target.0.as_str()).eq(["alias"]) && delivered(account)
+    });
+    assert_eq!(world.bao.jti(&world.path("a")), Some(newest(&account)));
+    assert_eq!(world.bao.versions(&world.path("a")).0, ["1"], "it was never removed");
+}
+
+#[test]
+fn store_that_is_edited_to_lead_elsewhere_is_filled_there() {
+    let world = World::new("elsewhere");
+    let account = world.ready(world.at(&["a"]));
+    let mount = format!("kv-{}", world.ns);
+    let engine = json!({"type": "kv", "options": {"version": "2"}});
+    assert_eq!(world.bao.send("POST", &format!("sys/mounts/{mount}"), Some(&engine)).0, 204);
+    world.cluster.patch(&world.store_path("bao"), &json!({"spec": {"hashicorpVault": {"mount": mount}}}));
+    wait_for("the token at the new place", PATIENCE, || {
+        let (_, body) = world.bao.send("GET", &format!("{mount}/data{}", world.path("a")), None);
+        if body["data"]["data"]["jti"] == newest(&account) { Ok(()) } else { Err(body.to_string()) }
+    });
+    let account = world.wait("the delivery", delivered);
+    assert_eq!(account["status"]["jwts"].as_array().map(Vec::len), Some(1), "nothing is minted");
+}
+
+#[test]
+fn retention_that_is_asked_for_last_counts() {
+    let world = World::new("latekeep");
+    let account = world.ready(world.at(&["a"]));
+    let mut spec = world.at(&["a"]);
+    spec["secretStores"][0]["deletionPolicy"] = json!("Retain");
+    world.edit(&spec);
+    world.delete();
+    world.wait_gone();
+    assert_eq!(world.bao.jti(&world.path("a")), Some(newest(&account)));
+}

@@ -294,7 +294,9 @@ impl World {
         // Time may have gone on since the writer decided, never back.
         let now = self.now + self.tolerance();
         match (gone.phase, gone.grace_ends_at) {
-            (Phase::Revoked, _) if !below && !full && !adopted => self.bad(format!("{id} left while it may be held")),
+            (Phase::Revoked, _) if !below && !full && !adopted && now < gone.expires_at + SKEW => {
+                self.bad(format!("{id} left while it may be held"))
+            }
             (Phase::Pending | Phase::Current, _) if !adopted && now < gone.expires_at + SKEW && !self.over(id) => {
                 self.bad(format!("{id} left, and it is good"));
             }

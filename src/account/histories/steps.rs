@@ -466,12 +466,15 @@ impl World {
         let how = if what == "touch" { "foreign label" } else { damage };
         self.log(format!("the Secret is edited: {how}"));
         let before = self.book.content(&secret).0;
+        let lost = self.status().jwts.is_empty();
         let mut remove = |key: &str| secret.data.as_mut().and_then(|data| data.remove(key));
         match how {
             "token" => drop(remove("token")),
             "previous" => drop((remove("previous-token"), remove("previous-jti"))),
             "annotation" => drop(secret.annotations_mut().remove(UID_ANNOTATION)),
             "older" => {
+                // With the status went what it knew of revocations: a token put back by hand is adopted.
+                self.book.request = self.book.request.filter(|_| !lost);
                 let any = self.rng.random_range(0..self.book.all.len().max(1));
                 let bytes = self.book.all.keys().nth(any).and_then(|jti| self.book.token(jti)).cloned();
                 secret.data.get_or_insert_default().extend(bytes.map(|bytes| ("token".into(), ByteString(bytes))));

@@ -1,5 +1,7 @@
 //! What must hold of paths in stores: judged at each write as it takes effect, and after each step.
 
+use std::collections::BTreeMap;
+
 use super::stores::{Put, Remove, Shelf, Version};
 use super::world::World;
 use crate::account::desired::StorePath;
@@ -95,8 +97,10 @@ impl World {
         // Only a writer that stands on an older account writes what is not to be there.
         let unwanted = self.deleting() || !self.is_named(&at);
         let unrecorded = self.gone || self.record(&at).is_none() || unwanted;
+        // What somebody's hand hid from a writer that sleeps is put right by the next look of one that does not.
+        let stale = self.status().jwts.first().is_some_and(|newest| newest.id != jti);
         let book = &mut self.shelf(&at).book;
-        (book.first, book.disturbed, book.unrecorded) = (true, late, false);
+        (book.first, book.disturbed, book.unrecorded) = (true, late || (stale && book.disturbed), false);
         book.stray = late || unrecorded;
     }
 
@@ -199,10 +203,10 @@ impl World {
             self.status().secret_stores.into_iter().map(|record| {
                 (StorePath { store: record.store_ref, path: record.secret_path }, record.deletion_policy)
             });
+        // What the spec names, as it says now.
         let named = self.desired.stores.iter().map(|store| (store.at.clone(), store.policy));
-        let known: Vec<(StorePath, DeletionPolicy)> = recorded.collect();
-        let unrecorded = named.filter(|(at, _)| !known.iter().any(|(known, _)| known == at)).collect::<Vec<_>>();
-        for (at, policy) in known.into_iter().chain(unrecorded) {
+        let policies: BTreeMap<StorePath, DeletionPolicy> = recorded.chain(named).collect();
+        for (at, policy) in policies {
             self.shelf(&at).book.stray |= policy == DeletionPolicy::Retain;
         }
     }

@@ -169,6 +169,10 @@ impl Cluster for Writer {
         self.world().admit(at)
     }
 
+    fn place(&self, _: &StorePath) -> Option<String> {
+        None
+    }
+
     fn store_deleting(&self, _: &StoreId) -> bool {
         false
     }

@@ -327,7 +327,7 @@ fn what_was_lost_with_a_status_counts_as_perhaps_written() {
 
 #[test]
 fn the_next_look_is_at_a_retry_a_check_or_the_deadline() {
-    let wake = |scene: &Scene| wake_at(&scene.desired, scene.observed.status.as_ref().unwrap());
+    let wake = |scene: &Scene| wake_at(&scene.desired, scene.observed.status.as_ref().unwrap(), at(1));
     assert_eq!(wake(&often(settled())), Some(at(9)));
     assert_eq!(wake(&Scene::holding(&[entry("j1")]).with_store(failing())), Some(at(100)));
     assert_eq!(wake(&deleting(failing(), open())), Some(at(100)));

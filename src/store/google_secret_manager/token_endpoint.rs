@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 use zeroize::Zeroizing;
 
+use super::super::network::refusal;
 use super::super::{Credential, ErrorKind, StoreError};
 use super::error::{answered, cause, line, timeout};
 use super::login::Access;
@@ -112,10 +113,8 @@ fn unsent(what: &str, error: &reqwest::Error) -> StoreError {
     if error.is_timeout() {
         return timeout(what);
     }
-    let local = std::iter::successors(std::error::Error::source(error), |cause| cause.source())
-        .find_map(|cause| cause.downcast_ref::<StoreError>());
-    if let Some(local) = local {
-        return local.clone();
+    if let Some(refusal) = refusal(error) {
+        return refusal;
     }
     let reason = if error.is_connect() { "Unreachable" } else { "ConnectionBroken" };
     StoreError::new(ErrorKind::Unavailable, reason, format!("{what}: {}", cause(error)))

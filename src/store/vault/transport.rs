@@ -14,6 +14,7 @@ use serde::Deserialize;
 use vaultrs::api::{AuthInfo, EndpointMiddleware, EndpointResult};
 use zeroize::Zeroizing;
 
+use super::super::network::refusal;
 use super::super::{Credential, ErrorKind, StoreError};
 use crate::api::Seconds;
 
@@ -142,6 +143,9 @@ async fn body(mut response: Response) -> Result<Zeroizing<Vec<u8>>, StoreError> 
 fn unsent(error: &reqwest::Error) -> StoreError {
     if error.is_timeout() {
         return StoreError::new(ErrorKind::Unavailable, "Timeout", "no answer in time");
+    }
+    if let Some(refusal) = refusal(error) {
+        return refusal;
     }
     let mut cause = error.source();
     while let Some(deeper) = cause.and_then(std::error::Error::source) {
