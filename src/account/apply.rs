@@ -250,12 +250,12 @@ fn admissions<C: Cluster>(
         recorded.map(|record| StorePath { store: record.store_ref.clone(), path: record.secret_path.clone() });
     let all = desired.stores.iter().map(|store| store.at.clone()).chain(recorded);
     // A refusal is recorded, too.
-    let uses = |record: &SecretStoreStatus| {
+    let counts = |record: &SecretStoreStatus| {
         record.jwt_id.is_some() || record.error.as_ref().is_none_or(|error| error.reason != NOT_ALLOWED)
     };
     let used = |at: &StorePath| {
         let mut records = status.into_iter().flat_map(|status| &status.secret_stores);
-        records.any(|record| record.store_ref == at.store && uses(record))
+        records.any(|record| record.store_ref == at.store && counts(record))
     };
     let admission = |at: &StorePath| match cluster.admit(&desired.account.namespace, at) {
         // Those that use it go on until they leave it.

@@ -28,7 +28,8 @@ pub(super) fn place(spec: &TokenStoreSpec, name: &str) -> String {
         parts.extend(["azure".into(), text(&Some(azure.vault_url.clone()))]);
     }
     parts.push(name.to_owned());
-    digest(&parts.join("\n"))[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    let start = digest(&parts.join("\n")).into_iter().take(8).fold(0, |sum: u64, byte| sum << 8 | u64::from(byte));
+    format!("{start:016x}")
 }
 
 #[cfg(test)]

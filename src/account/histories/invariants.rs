@@ -295,7 +295,7 @@ impl World {
         let now = self.now + self.tolerance();
         match (gone.phase, gone.grace_ends_at) {
             (Phase::Revoked, _) if !below && !full && !adopted && now < gone.expires_at + SKEW => {
-                self.bad(format!("{id} left while it may be held"))
+                self.bad(format!("{id} left while it may be held"));
             }
             (Phase::Pending | Phase::Current, _) if !adopted && now < gone.expires_at + SKEW && !self.over(id) => {
                 self.bad(format!("{id} left, and it is good"));

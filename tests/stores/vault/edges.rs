@@ -42,9 +42,9 @@ async fn a_writer_that_died_before_the_mark_is_made_up_for() {
 
     let held = store.read(path).await.unwrap();
     assert_eq!((&held.mark, &held.jti), (&None, &Some(first.jti())));
-    // Another token cannot know whose this is, unless the caller knows that jti.
+    // Another token cannot know whose this is, unless the caller knows that jti; and then not how old it is.
     assert!(matches!(second.judge(&held), Verdict::NotOurs { .. }));
-    assert_eq!(second.judge_with(&held, &[UNMARKED.to_owned()]), Verdict::Write);
+    assert_eq!(second.judge_with(&held, &[UNMARKED.to_owned()]), Verdict::NotOlder { jti: first.jti() });
     // The same token is its own proof.
     assert_eq!(first.deliver(&*store, path).await, Ok(Verdict::Write));
     assert_eq!(first.deliver(&*store, path).await, Ok(Verdict::Holds));
