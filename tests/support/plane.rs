@@ -21,6 +21,7 @@ use std::{
         LazyLock, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use kube::{
@@ -233,6 +234,14 @@ impl Plane {
     pub(crate) fn install(&self, crds: &str) {
         self.kubectl_ok(&["apply", "--server-side", "-f", "-"], Some(crds));
         self.kubectl_ok(&["wait", "--for=condition=Established", "--timeout=30s", "-f", "-"], Some(crds));
+        // Discovery and the schemas behind `kubectl explain` follow a moment after.
+        for plural in crds.lines().filter_map(|line| line.trim().strip_prefix("plural: ")) {
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while !self.kubectl(&["explain", plural], None).status.success() {
+                assert!(Instant::now() < deadline, "the API server does not explain {plural}");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
         // The garbage collector looks for new types every 30 s, but also when it
         // starts, which takes 0.2 s.
         self.command("restart kube-controller-manager");
