@@ -301,6 +301,36 @@ async fn labels_and_annotations_of_others_are_refused() {
 }
 
 #[tokio::test]
+async fn paths_in_stores_are_plain_and_named_once() {
+    let store = |path: &str| json!({"storeRef": {"name": "vault"}, "secretPath": path});
+    let at = |path: &str| json!({"secretStores": [store(path)]});
+    let many: Vec<Value> = (0..9).map(|number| store(&format!("/a/{number}"))).collect();
+    accepted(vec![
+        at("token"),
+        at("/team/app_1/token-2"),
+        json!({"secretStores": []}),
+        json!({"tokenSecret": {"enabled": false}, "secretStores": [store("/a/b")]}),
+        json!({"secretStores": [store("/a/b"), {"storeRef": {"name": "vault", "namespace": "p"}, "secretPath": "/a/b"}]}),
+    ])
+    .await;
+    let plain = "must have letters, digits, '-', '_' and '/' only, and start with '/' if it has one inside";
+    refused(vec![
+        (at("team/app"), plain),
+        (at("/team//app"), plain),
+        (at("/team/app/"), plain),
+        (at("/team/../app"), plain),
+        (at("/team/app token"), plain),
+        (at(""), "secretPath"),
+        (json!({"secretStores": [store("/a/b"), store("/a/b")]}), "listed twice; remove one of them"),
+        (json!({"secretStores": many}), "must have at most 8 items"),
+        (json!({"tokenSecret": {"enabled": false}}), "needs a store: name one in secretStores, or remove the field"),
+        (json!({"tokenSecret": {"enabled": false}, "secretStores": []}), "needs a store"),
+        (json!({"secretStores": [{"secretPath": "/a/b"}]}), "storeRef"),
+    ])
+    .await;
+}
+
+#[tokio::test]
 async fn the_rest_of_the_spec_is_bounded() {
     const NAME: &str = "spec.tokenSecret.name in body should match";
     accepted(vec![

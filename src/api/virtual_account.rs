@@ -43,6 +43,7 @@ use super::{DaysOrDuration, Instant, Seconds};
     printcolumn(name = "Owner", type_ = "string", json_path = ".spec.ownedBy.team", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(SOMEWHERE).message("tokenSecret.enabled: false needs a store: name one in secretStores, or remove the field"))]
 pub struct VirtualAccountSpec {
     /// What the account may do: 1 to 256 grants of a role on a resource. They are not written into the token; a service
     /// asks for them with an online check, so a change works at once and mints nothing.
@@ -119,6 +120,8 @@ pub struct VirtualAccountSpec {
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub revoked_jwt_ids: Option<Vec<String>>,
 }
+
+const SOMEWHERE: &str = "!has(self.tokenSecret) || !has(self.tokenSecret.enabled) || self.tokenSecret.enabled || (has(self.secretStores) && self.secretStores.size() > 0)";
 
 /// One grant: a role on a resource. The operator does not interpret it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
