@@ -12,6 +12,8 @@ pub mod condition;
 pub mod config;
 pub mod events;
 pub mod http;
+pub mod integration;
+pub mod lock;
 pub mod metrics;
 pub mod queue;
 pub mod run;

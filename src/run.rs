@@ -27,9 +27,10 @@ use crate::events::{self, Events, Notice, Severity};
 use crate::http::access::{Callers, KubeReviews};
 use crate::http::check::{Accounts, Check, ReadError};
 use crate::http::{Bound, discovery, introspect, ops};
+use crate::integration::{self, Concern, Namespaces, Network, TIMING};
 use crate::metrics::Metrics;
 use crate::queue::Queue;
-use crate::store::{self, Ambient, Network, Registry, TIMING, Users};
+use crate::store::{self, Ambient, Registry, Users};
 use crate::token::{Keeper, RingNotice, RingSettings, RingState, SECRET_NAME, Tell};
 
 /// A key is in the JWKS this long before it signs: verifiers cache up to 10 minutes.
@@ -57,7 +58,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (keeper, keys) = keeper(&settings, &client, &seen, &events);
     tasks.spawn(keeper.run(stop.clone()));
     let queue = Arc::new(Queue::new());
-    let (stores, store_tasks) = stores(&settings, &client, &seen, &queue, &events, &metrics);
+    let (namespaces, namespace_watch) = Namespaces::new(client.clone());
+    let (concerned, asked) = (Arc::clone(&seen), Arc::clone(&queue));
+    let concern: integration::Tell =
+        Arc::new(move |concern| concerned.concerned(&concern).into_iter().for_each(|id| asked.add(id)));
+    let about = Arc::clone(&concern);
+    let tell_of = move |name: &str| about(Concern::Namespace(name.to_owned()));
+    tasks.spawn(Arc::clone(&namespaces).run(namespace_watch, tell_of, stop.clone()));
+    let shared = Shared { client: &client, namespaces: &namespaces, events: &events, metrics: &metrics, concern };
+    let (stores, store_tasks) = stores(&settings, &shared);
     let cluster_id = cluster_id(&settings, &client).await?;
     let controller = Controller::new(Parts {
         client: client.clone(),
@@ -71,13 +80,17 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         seen: Arc::clone(&seen),
         queue,
         stores: Arc::clone(&stores),
+        namespaces: Arc::clone(&namespaces),
     });
     tasks.spawn(Arc::clone(&controller).run(watches, stop.clone()));
     let users = Arc::clone(&seen);
     let users: Users = Arc::new(move |store| users.users_of(store));
     tasks.spawn(Arc::clone(&stores).run(store_tasks, users, stop.clone()));
     tasks.spawn(gauges(Arc::clone(&metrics), keys.clone(), Arc::clone(&controller), stop.clone()));
-    tasks.spawn(operations.serve(ops::routes(readiness(&seen, &stores, &keys), Arc::clone(&metrics)), stop.clone()));
+    tasks.spawn(
+        operations
+            .serve(ops::routes(readiness(&seen, &namespaces, &stores, &keys), Arc::clone(&metrics)), stop.clone()),
+    );
     tasks.spawn(public.serve(routes(&settings, &client, &server_clock, &seen, &keys, &metrics), stop.clone()));
 
     until_told(&stop).await?;
@@ -105,17 +118,19 @@ pub fn limits(settings: &Settings, cluster_id: String) -> Arc<Limits> {
     })
 }
 
-fn stores(
-    settings: &Settings,
-    client: &Client,
-    seen: &Arc<Seen>,
-    queue: &Arc<Queue>,
-    events: &Events,
-    metrics: &Arc<Metrics>,
-) -> (Arc<Registry>, store::registry::Tasks) {
-    let (concerned, queue) = (Arc::clone(seen), Arc::clone(queue));
+/// What all integrations are given.
+struct Shared<'a> {
+    client: &'a Client,
+    namespaces: &'a Arc<Namespaces>,
+    events: &'a Events,
+    metrics: &'a Arc<Metrics>,
+    concern: integration::Tell,
+}
+
+fn stores(settings: &Settings, shared: &Shared<'_>) -> (Arc<Registry>, store::registry::Tasks) {
     Registry::new(store::registry::Parts {
-        client: client.clone(),
+        client: shared.client.clone(),
+        namespaces: Arc::clone(shared.namespaces),
         open: store::open::providers(),
         network: Network {
             allow_local: settings.allow_local_endpoints,
@@ -124,9 +139,9 @@ fn stores(
         concurrency: settings.store_concurrency,
         ambient: Ambient { namespace: settings.namespace.clone(), everywhere: settings.allow_ambient_credentials },
         keys: AccountId::new(&settings.namespace, SECRET_NAME),
-        events: events.clone(),
-        metrics: Arc::clone(metrics),
-        tell: Arc::new(move |concern| concerned.concerned(&concern).into_iter().for_each(|id| queue.add(id))),
+        events: shared.events.clone(),
+        metrics: Arc::clone(shared.metrics),
+        tell: Arc::clone(&shared.concern),
         timing: TIMING,
     })
 }
@@ -136,7 +151,7 @@ async fn cluster_id(settings: &Settings, client: &Client) -> anyhow::Result<Stri
     if let Some(id) = &settings.cluster_id {
         return Ok(id.clone());
     }
-    let id = store::cluster_identity::cluster_id(client).await;
+    let id = integration::cluster_identity::cluster_id(client).await;
     id.context("cannot read namespace kube-system, whose uid is the cluster's id; set --cluster-id")
 }
 
@@ -166,9 +181,15 @@ fn tell(events: Events, namespace: String) -> Tell {
     })
 }
 
-fn readiness(seen: &Arc<Seen>, stores: &Arc<Registry>, keys: &Receiver<RingState>) -> ops::Readiness {
-    let (seen, stores, keys) = (Arc::clone(seen), Arc::clone(stores), keys.clone());
-    Arc::new(move || match (seen.trouble().or_else(|| stores.trouble()), &*keys.borrow()) {
+fn readiness(
+    seen: &Arc<Seen>,
+    namespaces: &Arc<Namespaces>,
+    stores: &Arc<Registry>,
+    keys: &Receiver<RingState>,
+) -> ops::Readiness {
+    let (seen, namespaces, stores, keys) = (Arc::clone(seen), Arc::clone(namespaces), Arc::clone(stores), keys.clone());
+    let trouble = move || seen.trouble().or_else(|| stores.trouble()).or_else(|| namespaces.trouble());
+    Arc::new(move || match (trouble(), &*keys.borrow()) {
         (Some(trouble), _) => Err(trouble),
         (None, RingState { ring: None, trouble: None }) => Err("the key ring is not loaded yet".into()),
         (None, RingState { ring: None, trouble: Some(trouble) }) => Err(trouble.to_string()),

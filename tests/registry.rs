@@ -14,16 +14,14 @@ use kube::Client;
 use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
 use virtual_account_operator::api::{
-    AccountId, IN_USE_FINALIZER, Instant as Clock, Seconds, SecretKeyRef, ServiceAccountRef, StoreId, yaml,
+    AccountId, IN_USE_FINALIZER, Instant as Clock, ObjectId, Seconds, SecretKeyRef, ServiceAccountRef, yaml,
 };
 use virtual_account_operator::events;
+use virtual_account_operator::integration::cluster_identity::{ClusterIdentity, cluster_id};
+use virtual_account_operator::integration::{Concern, ErrorKind, Identity, Namespaces, Network, ProviderError, Timing};
 use virtual_account_operator::metrics::Metrics;
-use virtual_account_operator::store::cluster_identity::{ClusterIdentity, cluster_id};
-use virtual_account_operator::store::registry::{Concern, Parts};
-use virtual_account_operator::store::{
-    Admission, Ambient, ErrorKind, Held, Identity, Network, Open, Registry, STORE_DOWN, Store, StoreError, Timing,
-    Users, Value,
-};
+use virtual_account_operator::store::registry::Parts;
+use virtual_account_operator::store::{Admission, Ambient, Held, Open, Registry, STORE_DOWN, Store, Users, Value};
 
 #[path = "support/plane.rs"]
 mod plane;
@@ -70,7 +68,7 @@ impl Script {
         counter.load(Ordering::SeqCst)
     }
 
-    async fn open(self: Arc<Self>, identity: Arc<dyn Identity>) -> Result<Box<dyn Store>, StoreError> {
+    async fn open(self: Arc<Self>, identity: Arc<dyn Identity>) -> Result<Box<dyn Store>, ProviderError> {
         self.opened.fetch_add(1, Ordering::SeqCst);
         let needs = self.credential.lock().unwrap().is_some();
         let key = SecretKeyRef { name: "creds".into(), key: "token".into() };
@@ -80,7 +78,7 @@ impl Script {
 }
 
 impl Scripted {
-    async fn call(&self, counter: &AtomicUsize) -> Result<(), StoreError> {
+    async fn call(&self, counter: &AtomicUsize) -> Result<(), ProviderError> {
         let script = &self.script;
         counter.fetch_add(1, Ordering::SeqCst);
         let at_once = script.at_once.fetch_add(1, Ordering::SeqCst) + 1;
@@ -91,10 +89,10 @@ impl Scripted {
         }
         tokio::task::yield_now().await;
         if self.credential != *script.credential.lock().unwrap() {
-            return Err(StoreError::new(ErrorKind::Denied, "Forbidden", "the credential is not the right one"));
+            return Err(ProviderError::new(ErrorKind::Denied, "Forbidden", "the credential is not the right one"));
         }
         let error = *script.error.lock().unwrap();
-        error.map_or(Ok(()), |(kind, message)| Err(StoreError::new(kind, "Scripted", message)))
+        error.map_or(Ok(()), |(kind, message)| Err(ProviderError::new(kind, "Scripted", message)))
     }
 }
 
@@ -108,24 +106,24 @@ impl Drop for Leaving<'_> {
 
 #[async_trait]
 impl Store for Scripted {
-    async fn read(&self, path: &str) -> Result<Held, StoreError> {
+    async fn read(&self, path: &str) -> Result<Held, ProviderError> {
         self.call(&self.script.called).await?;
         Ok(Held { version: Some(path.to_owned()), ..Held::default() })
     }
 
-    async fn write(&self, _: &str, _: &Value<'_>, _: &Held) -> Result<String, StoreError> {
+    async fn write(&self, _: &str, _: &Value<'_>, _: &Held) -> Result<String, ProviderError> {
         unimplemented!("the tests of the registry write nothing")
     }
 
-    async fn retire(&self, _: &str, _: &Held, _: &BTreeSet<String>) -> Result<(), StoreError> {
+    async fn retire(&self, _: &str, _: &Held, _: &BTreeSet<String>) -> Result<(), ProviderError> {
         self.call(&self.script.called).await
     }
 
-    async fn delete(&self, _: &str, _: &Held) -> Result<(), StoreError> {
+    async fn delete(&self, _: &str, _: &Held) -> Result<(), ProviderError> {
         self.call(&self.script.called).await
     }
 
-    async fn check(&self) -> Result<(), StoreError> {
+    async fn check(&self) -> Result<(), ProviderError> {
         self.call(&self.script.checked).await
     }
 }
@@ -137,6 +135,7 @@ static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 struct Bench {
     turn: Option<tokio::sync::MutexGuard<'static, ()>>,
     ns: String,
+    namespaces: Arc<Namespaces>,
     registry: Arc<Registry>,
     script: Arc<Script>,
     users: Arc<Mutex<Vec<AccountId>>>,
@@ -173,8 +172,13 @@ impl Bench {
         tokio::spawn(poster.run(stop.clone()));
         let (scripted, heard) = (Arc::clone(&script), Arc::clone(&told));
         let open: Open = Arc::new(move |_, identity, _| Arc::clone(&scripted).open(identity).boxed());
+        let (namespaces, watch) = Namespaces::new(client.clone());
+        let heard_too = Arc::clone(&heard);
+        let tell_of = move |name: &str| heard_too.lock().unwrap().push(Concern::Namespace(name.to_owned()));
+        tokio::spawn(Arc::clone(&namespaces).run(watch, tell_of, stop.clone()));
         let (registry, tasks) = Registry::new(Parts {
             client,
+            namespaces: Arc::clone(&namespaces),
             open,
             network: Network { allow_local: true, timeout: Duration::from_millis(500) },
             concurrency: 4,
@@ -188,13 +192,13 @@ impl Bench {
         let using = Arc::clone(&users);
         let users_of: Users = Arc::new(move |_| Some(using.lock().unwrap().clone()));
         tokio::spawn(Arc::clone(&registry).run(tasks, users_of, stop.clone()));
-        let bench = Self { turn: Some(turn), ns, registry, script, users, told, metrics, stop };
+        let bench = Self { turn: Some(turn), ns, namespaces, registry, script, users, told, metrics, stop };
         bench.wait("the watches", || bench.registry.synced().then_some(()).ok_or("not synced")).await;
         bench
     }
 
-    fn store(&self) -> StoreId {
-        StoreId { namespace: self.ns.clone(), name: "vault".into() }
+    fn store(&self) -> ObjectId {
+        ObjectId { namespace: self.ns.clone(), name: "vault".into() }
     }
 
     /// Creates the TokenStore with these fields added to its spec.
@@ -271,7 +275,7 @@ impl Bench {
         }
     }
 
-    async fn read(&self) -> Result<Held, StoreError> {
+    async fn read(&self) -> Result<Held, ProviderError> {
         self.registry.read(&self.store(), "/a/b").await
     }
 
@@ -370,7 +374,7 @@ async fn calls_to_a_dead_store_are_few_and_its_own_check_finds_it_alive() {
     let before = (calls(), checks());
     let start = Instant::now();
     let all = (0..200).map(|_| bench.read());
-    let errors: Vec<StoreError> = futures::future::join_all(all).await.into_iter().map(Result::unwrap_err).collect();
+    let errors: Vec<ProviderError> = futures::future::join_all(all).await.into_iter().map(Result::unwrap_err).collect();
     assert!(start.elapsed() < Duration::from_secs(2), "those who wait fail at once: {:?}", start.elapsed());
     assert!(calls() - before.0 <= 8, "{} calls", calls() - before.0);
     assert!(Script::count(&bench.script.most_at_once) <= 4, "--store-concurrency");
@@ -494,9 +498,9 @@ async fn namespaces_are_allowed_by_their_labels_as_they_are_now() {
     bench.wait_told(Concern::Namespace(other.clone())).await;
     assert!(bench.refused(&other, &inside).starts_with("NotAllowed"));
 
-    assert!(!bench.registry.namespace_terminating(&other));
+    assert!(!bench.namespaces.terminating(&other));
     PLANE.kubectl_ok(&["delete", "namespace", &other, "--wait=false"], None);
-    let ends = || bench.registry.namespace_terminating(&other);
+    let ends = || bench.namespaces.terminating(&other);
     bench.wait("the namespace's end", || if ends() { Ok(()) } else { Err("not terminating") }).await;
 }
 

@@ -21,10 +21,11 @@ use super::secret::{Image, SecretMeta, SecretSeen, released, render};
 use super::status::{Clock, Outcome, Outcomes, finished, ledger_after, recorded, wake_at};
 use super::stores::{RemovalAction, RemovalOutcome, StoreAction, StoreOutcome, StoreStep};
 use crate::api::{
-    AccountId, DeletionPolicy, Entry, Instant, IssueReason, Phase, STORES_FINALIZER, Seconds, SecretStoreStatus,
-    StoreId, TargetError, VirtualAccount, VirtualAccountStatus,
+    AccountId, DeletionPolicy, Entry, Instant, IssueReason, ObjectId, Phase, STORES_FINALIZER, Seconds,
+    SecretStoreStatus, TargetError, VirtualAccount, VirtualAccountStatus,
 };
-use crate::store::{Admission, Held, NOT_ALLOWED, StoreError, Value};
+use crate::integration::ProviderError;
+use crate::store::{Admission, Held, NOT_ALLOWED, Value};
 use crate::token::Ring;
 
 /// What a pass needs from the outside. The real one is in `controller`; tests simulate one that loses answers, freezes
@@ -77,27 +78,27 @@ pub trait Cluster: Send + Sync {
     /// A fingerprint of where a path really is; `None`: not known.
     fn place(&self, at: &StorePath) -> Option<String>;
     /// Whether this store is being deleted.
-    fn store_deleting(&self, store: &StoreId) -> bool;
+    fn store_deleting(&self, store: &ObjectId) -> bool;
     /// Whether this namespace is being deleted.
     fn namespace_terminating(&self, namespace: &str) -> bool;
     /// What a path in a store holds.
-    fn read_store(&self, at: &StorePath) -> impl Future<Output = Result<Held, StoreError>> + Send;
+    fn read_store(&self, at: &StorePath) -> impl Future<Output = Result<Held, ProviderError>> + Send;
     /// Writes over what was read; the new version.
     fn write_store(
         &self,
         at: &StorePath,
         value: &Value<'_>,
         over: &Held,
-    ) -> impl Future<Output = Result<String, StoreError>> + Send;
+    ) -> impl Future<Output = Result<String, ProviderError>> + Send;
     /// Ends older versions but those that hold one of these tokens.
     fn retire_store(
         &self,
         at: &StorePath,
         held: &Held,
         keep: &BTreeSet<String>,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+    ) -> impl Future<Output = Result<(), ProviderError>> + Send;
     /// Removes what was read.
-    fn delete_store(&self, at: &StorePath, held: &Held) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn delete_store(&self, at: &StorePath, held: &Held) -> impl Future<Output = Result<(), ProviderError>> + Send;
     /// Tells people what stays in stores although the account goes.
     fn left_behind(&self, account: &VirtualAccount, at: &StorePath, why: &str);
 }

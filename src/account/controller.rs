@@ -21,15 +21,17 @@ use super::kubernetes::Kubernetes;
 
 use super::observe::version_number;
 use super::secret::SecretMeta;
-use super::seen::{SecretObject, Seen, Watches, lock};
-use crate::api::{AccountId, Instant, IssueReason, Seconds, StoreId, VirtualAccount, VirtualAccountStatus};
+use super::seen::{SecretObject, Seen, Watches};
+use crate::api::{AccountId, Instant, IssueReason, ObjectId, Seconds, VirtualAccount, VirtualAccountStatus};
 use crate::backoff;
 use crate::clock::{self, ServerClock};
 use crate::events::{Events, Notice, Severity};
+use crate::integration::{Namespaces, ProviderError};
+use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::store::registry::Registry;
-use crate::store::{Admission, Held, StoreError, Value};
+use crate::store::{Admission, Held, Value};
 use crate::token::{Ledgers as _, Ring, RingState, fresh_jti};
 use crate::watch::Change;
 
@@ -64,6 +66,8 @@ pub struct Parts {
     pub queue: Arc<Queue>,
     /// All TokenStores.
     pub stores: Arc<Registry>,
+    /// All namespaces.
+    pub namespaces: Arc<Namespaces>,
 }
 
 /// Runs passes.
@@ -76,6 +80,7 @@ pub struct Controller {
     metrics: Arc<Metrics>,
     seen: Arc<Seen>,
     stores: Arc<Registry>,
+    namespaces: Arc<Namespaces>,
     queue: Arc<Queue>,
     // Our own last write of an account that the watch has not shown yet.
     memory: Mutex<HashMap<AccountId, Arc<VirtualAccount>>>,
@@ -96,6 +101,7 @@ impl Controller {
             metrics: parts.metrics,
             seen: parts.seen,
             stores: parts.stores,
+            namespaces: parts.namespaces,
             queue: parts.queue,
             memory: Mutex::default(),
             failures: Mutex::default(),
@@ -355,27 +361,27 @@ impl Cluster for Controller {
         self.stores.place(&at.store, &at.path)
     }
 
-    fn store_deleting(&self, store: &StoreId) -> bool {
+    fn store_deleting(&self, store: &ObjectId) -> bool {
         self.stores.deleting(store)
     }
 
     fn namespace_terminating(&self, namespace: &str) -> bool {
-        self.stores.namespace_terminating(namespace)
+        self.namespaces.terminating(namespace)
     }
 
-    async fn read_store(&self, at: &StorePath) -> Result<Held, StoreError> {
+    async fn read_store(&self, at: &StorePath) -> Result<Held, ProviderError> {
         self.stores.read(&at.store, &at.path).await
     }
 
-    async fn write_store(&self, at: &StorePath, value: &Value<'_>, over: &Held) -> Result<String, StoreError> {
+    async fn write_store(&self, at: &StorePath, value: &Value<'_>, over: &Held) -> Result<String, ProviderError> {
         self.stores.write(&at.store, &at.path, value, over).await
     }
 
-    async fn retire_store(&self, at: &StorePath, held: &Held, keep: &BTreeSet<String>) -> Result<(), StoreError> {
+    async fn retire_store(&self, at: &StorePath, held: &Held, keep: &BTreeSet<String>) -> Result<(), ProviderError> {
         self.stores.retire(&at.store, &at.path, held, keep).await
     }
 
-    async fn delete_store(&self, at: &StorePath, held: &Held) -> Result<(), StoreError> {
+    async fn delete_store(&self, at: &StorePath, held: &Held) -> Result<(), ProviderError> {
         self.stores.delete(&at.store, &at.path, held).await
     }
 

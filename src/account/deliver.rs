@@ -14,7 +14,8 @@ use super::stores::{
     NOT_OURS, Removal, RemovalAction, RemovalOutcome, StoreAction, StoreOutcome, StoreStep, is_hopeless, is_orphaned,
 };
 use crate::api::{AccountId, Entry};
-use crate::store::{ErrorKind, Held, Mark, Owner, Presence, StoreError, UNMARKED, Value, Verdict, foreign, judge};
+use crate::integration::{ErrorKind, ProviderError};
+use crate::store::{Held, Mark, Owner, Presence, UNMARKED, Value, Verdict, foreign, judge};
 use crate::token::{Token, derive};
 
 /// How often a path is looked at anew after something else was found there than expected.
@@ -123,7 +124,7 @@ impl<'a, C: Cluster> Delivery<'a, C> {
     }
 
     // What was replaced is mostly in its grace; if not, its version ends at once.
-    async fn retire_replaced(&self, at: &StorePath, before: &Held) -> Result<(), StoreError> {
+    async fn retire_replaced(&self, at: &StorePath, before: &Held) -> Result<(), ProviderError> {
         let lives = |jti: &String| self.keep().contains(jti);
         // What was deleted comes back with its old version.
         let restored = before.presence == Presence::Deleted;
@@ -139,7 +140,7 @@ impl<'a, C: Cluster> Delivery<'a, C> {
     }
 
     // Versions whose token's grace is over; by a wrong clock none is.
-    async fn retire(&self, at: &StorePath, held: &Held) -> Result<(), StoreError> {
+    async fn retire(&self, at: &StorePath, held: &Held) -> Result<(), ProviderError> {
         if held.older && self.observed.clock_trusted && self.cluster.clock_trusted() {
             return self.cluster.retire_store(at, held, &self.keep()).await;
         }
@@ -187,7 +188,7 @@ async fn delete<C: Cluster>(
     desired: &Desired,
     observed: &Observed,
     at: &StorePath,
-) -> Result<(), StoreError> {
+) -> Result<(), ProviderError> {
     let held = cluster.read_store(at).await?;
     let ours = foreign(&held, &owner(desired), &[]).is_none() || unmarked_but_ours(&held, &observed.ledger);
     if held.presence == Presence::Present && ours {
@@ -205,28 +206,28 @@ fn owner(desired: &Desired) -> Owner {
     Owner { cluster: desired.limits.cluster_id.clone(), account: desired.account.to_string(), uid: desired.uid.clone() }
 }
 
-fn overwritten(at: &StorePath) -> StoreError {
-    StoreError::new(ErrorKind::Conflict, "Conflict", format!("{at} is changed by somebody else"))
+fn overwritten(at: &StorePath) -> ProviderError {
+    ProviderError::new(ErrorKind::Conflict, "Conflict", format!("{at} is changed by somebody else"))
 }
 
-fn not_ours(at: &StorePath, owner: &str) -> StoreError {
+fn not_ours(at: &StorePath, owner: &str) -> ProviderError {
     let message = format!(
         "{at} belongs to {owner} and is left alone; choose another secretPath, delete what is there, or let the TokenStore \
          take it over (spec.takeOverFrom)"
     );
-    StoreError::new(ErrorKind::Invalid, NOT_OURS, message)
+    ProviderError::new(ErrorKind::Invalid, NOT_OURS, message)
 }
 
 /// Why a path was not brought up to date.
 enum Trouble {
     /// The store's.
-    Store(StoreError),
+    Store(ProviderError),
     /// What the pass stands on is stale, or the API server does not answer.
     Stale(CallError),
 }
 
-impl From<StoreError> for Trouble {
-    fn from(error: StoreError) -> Self {
+impl From<ProviderError> for Trouble {
+    fn from(error: ProviderError) -> Self {
         Self::Store(error)
     }
 }

@@ -9,8 +9,8 @@ use kube::ResourceExt;
 
 use super::schedule::{Schedule, account_end, seed};
 use crate::api::{
-    ADOPT_ANNOTATION, AccountId, DaysOrDuration, DeletionPolicy, GROUP, Instant, ROTATE_ANNOTATION, SYNC_ANNOTATION,
-    Seconds, SecretStore, StoreId, TokenSecret, VirtualAccount, VirtualAccountSpec,
+    ADOPT_ANNOTATION, AccountId, DaysOrDuration, DeletionPolicy, GROUP, Instant, ObjectId, ROTATE_ANNOTATION,
+    SYNC_ANNOTATION, Seconds, SecretStore, TokenSecret, VirtualAccount, VirtualAccountSpec,
 };
 use crate::token::Algorithm;
 
@@ -104,7 +104,7 @@ pub struct Request {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StorePath {
     /// The TokenStore.
-    pub store: StoreId,
+    pub store: ObjectId,
     /// As the spec names it.
     pub path: String,
 }
@@ -317,7 +317,7 @@ fn stores(spec: &[SecretStore], secret: &SecretSpec, account: &AccountId, notes:
     let mut stores = Vec::with_capacity(spec.len());
     for (at, store) in spec.iter().enumerate() {
         let namespace = store.store_ref.namespace.clone().unwrap_or_else(|| account.namespace.clone());
-        let id = StoreId { namespace, name: store.store_ref.name.clone() };
+        let id = ObjectId { namespace, name: store.store_ref.name.clone() };
         let path = StorePath { store: id, path: store.secret_path.clone() };
         if seen.insert(path.clone()) {
             stores.push(StoreSpec { at: path, policy: store.deletion_policy.unwrap_or_default() });

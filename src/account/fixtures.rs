@@ -12,8 +12,8 @@ use super::plan::{Act, Plan, SecretStep, plan};
 use super::secret::{Image, SecretMeta, SecretSeen, render};
 use super::status::{Clock, Outcome, finished};
 use crate::api::{
-    AccountId, AutoRotate, DaysOrDuration, DeletionPolicy, Entry, Instant, IssueReason, Permission, Phase, Seconds,
-    SecretStoreStatus, StoreId, TokenSecretStatus, VirtualAccount, VirtualAccountSpec, VirtualAccountStatus,
+    AccountId, AutoRotate, DaysOrDuration, DeletionPolicy, Entry, Instant, IssueReason, ObjectId, Permission, Phase,
+    Seconds, SecretStoreStatus, TokenSecretStatus, VirtualAccount, VirtualAccountSpec, VirtualAccountStatus,
 };
 use crate::store::Admission;
 use crate::token::Algorithm;
@@ -100,7 +100,7 @@ pub(crate) const HOUR: i64 = 3_600;
 
 /// The path in a store that scenes use.
 pub(crate) fn store_path() -> StorePath {
-    StorePath { store: StoreId { namespace: "team".into(), name: "vault".into() }, path: "/p".into() }
+    StorePath { store: ObjectId { namespace: "team".into(), name: "vault".into() }, path: "/p".into() }
 }
 
 /// What is recorded of it when it holds this token, seen at 0.

@@ -2,7 +2,7 @@
 //! and the online checks ask about them; decides nothing.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::PartialObjectMeta;
@@ -10,8 +10,9 @@ use kube::{Client, ResourceExt};
 
 use super::condition::is_refusal;
 use super::secret::{ACCOUNT_LABEL, SecretMeta};
-use crate::api::{AccountId, GROUP, StoreId, VirtualAccount};
-use crate::store::registry::Concern;
+use crate::api::{AccountId, GROUP, ObjectId, VirtualAccount};
+use crate::integration::Concern;
+use crate::lock::lock;
 use crate::token::Ledgers;
 use crate::watch::{Cache, Watch, prune_secret};
 
@@ -27,8 +28,8 @@ pub struct Seen {
     // Which Secrets carry an account's label.
     by_account: Mutex<HashMap<AccountId, BTreeSet<String>>>,
     // Which accounts name a store, in spec or status; and which stores an account named last.
-    by_store: Mutex<HashMap<StoreId, BTreeSet<AccountId>>>,
-    stores_of: Mutex<HashMap<AccountId, BTreeSet<StoreId>>>,
+    by_store: Mutex<HashMap<ObjectId, BTreeSet<AccountId>>>,
+    stores_of: Mutex<HashMap<AccountId, BTreeSet<ObjectId>>>,
 }
 
 /// The two watches, to be run by [`super::controller::Controller::run`].
@@ -74,7 +75,7 @@ impl Seen {
     }
 
     /// Remembers which stores an account uses; those of which it is news. `None`: the account is gone.
-    pub(super) fn note_stores(&self, id: &AccountId, account: Option<&VirtualAccount>) -> BTreeSet<StoreId> {
+    pub(super) fn note_stores(&self, id: &AccountId, account: Option<&VirtualAccount>) -> BTreeSet<ObjectId> {
         let now = account.map(|account| stores_named(id, account)).unwrap_or_default();
         let mut stores_of = lock(&self.stores_of);
         let before = if now.is_empty() { stores_of.remove(id) } else { stores_of.insert(id.clone(), now.clone()) };
@@ -93,7 +94,7 @@ impl Seen {
     }
 
     /// The accounts that use a store; `None`: not known yet.
-    pub fn users_of(&self, store: &StoreId) -> Option<Vec<AccountId>> {
+    pub fn users_of(&self, store: &ObjectId) -> Option<Vec<AccountId>> {
         let users = || {
             let named: Vec<AccountId> =
                 lock(&self.by_store).get(store).map(|users| users.iter().cloned().collect()).unwrap_or_default();
@@ -156,7 +157,7 @@ impl Ledgers for Seen {
 }
 
 /// Whether something of the account may be in the store: it holds a token or an attempt was made.
-fn uses(account: &VirtualAccount, store: &StoreId) -> bool {
+fn uses(account: &VirtualAccount, store: &ObjectId) -> bool {
     let records = account.status.iter().flat_map(|status| &status.secret_stores);
     records.filter(|record| record.store_ref == *store).any(|record| {
         let refused = record.error.as_ref().is_some_and(|error| is_refusal(&error.reason));
@@ -164,8 +165,8 @@ fn uses(account: &VirtualAccount, store: &StoreId) -> bool {
     })
 }
 
-fn stores_named(id: &AccountId, account: &VirtualAccount) -> BTreeSet<StoreId> {
-    let named = account.spec.secret_stores.iter().flatten().map(|store| StoreId {
+fn stores_named(id: &AccountId, account: &VirtualAccount) -> BTreeSet<ObjectId> {
+    let named = account.spec.secret_stores.iter().flatten().map(|store| ObjectId {
         namespace: store.store_ref.namespace.clone().unwrap_or_else(|| id.namespace.clone()),
         name: store.store_ref.name.clone(),
     });
@@ -180,9 +181,4 @@ fn prune_account(account: &mut VirtualAccount) {
     if let Some(annotations) = &mut account.metadata.annotations {
         annotations.retain(|key, _| key.split('/').next() == Some(GROUP));
     }
-}
-
-// A poisoned lock is only one whose holder panicked between two map operations; each leaves the maps whole.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

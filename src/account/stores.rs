@@ -12,7 +12,8 @@ use crate::api::{
     DeletionPolicy, Entry, Instant, IssueReason, Seconds, SecretStoreStatus, TargetError, VirtualAccountStatus,
 };
 use crate::backoff;
-use crate::store::{Admission, ErrorKind, STORE_DOWN, STORE_NOT_READY, StoreError};
+use crate::integration::{ErrorKind, ProviderError};
+use crate::store::{Admission, STORE_DOWN, STORE_NOT_READY};
 
 /// At most this many paths are remembered, those that wait for their cleanup among them.
 pub const MAX_RECORDED: usize = 32;
@@ -84,10 +85,10 @@ pub enum StoreOutcome {
         /// The store's own version.
         version: String,
         /// Why older versions could not be ended, if so.
-        leftover: Option<StoreError>,
+        leftover: Option<ProviderError>,
     },
     /// The attempt failed.
-    Failed(StoreError),
+    Failed(ProviderError),
 }
 
 /// What came of one path that is no longer wanted.
@@ -103,7 +104,7 @@ pub enum RemovalOutcome {
         why: String,
     },
     /// The attempt failed.
-    Failed(StoreError),
+    Failed(ProviderError),
 }
 
 /// What is done with the paths that the spec names, in its order.
@@ -399,7 +400,7 @@ struct Failing<'a> {
 }
 
 impl Failing<'_> {
-    fn failed(&self, held: SecretStoreStatus, error: &StoreError) -> SecretStoreStatus {
+    fn failed(&self, held: SecretStoreStatus, error: &ProviderError) -> SecretStoreStatus {
         let Self { desired, anew, before, now, .. } = *self;
         let said = TargetError { reason: error.reason.clone(), message: error.message.clone() };
         // Its breaker opened while this path waited: nobody's failure, and the registry says when it is over.
@@ -443,7 +444,7 @@ pub fn is_orphaned(desired: &Desired, observed: &Observed, at: &StorePath) -> bo
 }
 
 /// Whether a failed attempt at a cleanup is worth another one in a namespace that goes away.
-pub fn is_hopeless(error: &StoreError) -> bool {
+pub fn is_hopeless(error: &ProviderError) -> bool {
     matches!(error.kind, ErrorKind::Denied | ErrorKind::NotFound | ErrorKind::Invalid)
 }
 

@@ -170,7 +170,7 @@ pub struct OwnedBy {
 #[serde(rename_all = "camelCase")]
 pub struct SecretStore {
     /// The TokenStore.
-    pub store_ref: StoreRef,
+    pub store_ref: ObjectRef,
     /// The path in it: letters, digits, '-', '_' and '/'; it starts with a slash if it has one inside. How it is written
     /// in each provider stands in the docs. A secret there that is not this account's is never touched.
     #[schemars(length(min = 1, max = 512))]
@@ -185,7 +185,7 @@ pub struct SecretStore {
 
 /// A TokenStore, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct StoreRef {
+pub struct ObjectRef {
     /// Its namespace. Default: the account's own. Another must allow it (TokenStore spec.allowedNamespaces).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
@@ -409,7 +409,7 @@ pub struct TokenSecretStatus {
 #[serde(rename_all = "camelCase")]
 pub struct SecretStoreStatus {
     /// The TokenStore.
-    pub store_ref: StoreId,
+    pub store_ref: ObjectId,
     /// The path, as the spec names it.
     #[schemars(length(max = 512))]
     pub secret_path: String,
@@ -445,7 +445,7 @@ pub struct SecretStoreStatus {
 
 /// A TokenStore, by namespace and name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-pub struct StoreId {
+pub struct ObjectId {
     /// Its namespace.
     #[schemars(length(max = 63))]
     pub namespace: String,
@@ -454,7 +454,7 @@ pub struct StoreId {
     pub name: String,
 }
 
-impl fmt::Display for StoreId {
+impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }

@@ -1,19 +1,18 @@
-//! Whether an account may use a path of a store: tenancy, and nothing else. Pure.
+//! Whether an account may use a path of a store. Pure.
 //!
 //! An ordered list of checks; the first that refuses says which field to change.
 
 use std::collections::BTreeMap;
 
-use kube::core::{Selector, SelectorExt};
-
 use super::{Provider, path, provider};
-use crate::api::{AllowedFrom, StoreId, TokenStoreSpec};
+use crate::api::{AllowedFrom, ObjectId, TokenStoreSpec};
+use crate::integration::Tenancy;
 
 /// A TokenStore as the checks see it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subject<'a> {
     /// Which.
-    pub(super) id: &'a StoreId,
+    pub(super) id: &'a ObjectId,
     /// Its spec.
     pub(super) spec: &'a TokenStoreSpec,
     /// Whose ambient credentials may be used.
@@ -57,12 +56,12 @@ impl Refusal {
     }
 
     /// The same, for those who see the account and not the store.
-    pub(super) fn of(self, store: &StoreId) -> Self {
+    pub(super) fn of(self, store: &ObjectId) -> Self {
         Self { reason: NOT_ALLOWED, message: format!("TokenStore {store}: {}", self.message) }
     }
 
     /// No TokenStore has this name.
-    pub(super) fn not_found(store: &StoreId) -> Self {
+    pub(super) fn not_found(store: &ObjectId) -> Self {
         Self::new(
             STORE_NOT_FOUND,
             format!("TokenStore {store} does not exist; create it, or name another in spec.secretStores[].storeRef"),
@@ -98,27 +97,7 @@ impl Subject<'_> {
 
     /// Whether accounts of this namespace, with these labels, may use the store.
     pub(super) fn allows(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
-        let store = self.id;
-        let refused = |message: String| Err(Refusal::new(NOT_ALLOWED, message));
-        if namespace == store.namespace {
-            return Ok(());
-        }
-        match self.from() {
-            AllowedFrom::All => Ok(()),
-            AllowedFrom::Same => refused(format!(
-                "TokenStore {store} serves namespace {} alone; use a store of namespace {namespace}, or let the store's owner set its spec.allowedNamespaces",
-                store.namespace
-            )),
-            AllowedFrom::Selector => match self.selector() {
-                Ok(selector) if selector.matches(labels) => Ok(()),
-                Ok(_) => refused(format!(
-                    "the labels of namespace {namespace} do not match spec.allowedNamespaces.selector of TokenStore {store}; label the namespace, or let the store's owner change the selector"
-                )),
-                Err(why) => refused(format!(
-                    "spec.allowedNamespaces.selector of TokenStore {store} {why}; the store's owner must correct it"
-                )),
-            },
-        }
+        self.tenancy().allows(namespace, labels).map_err(|message| Refusal::new(NOT_ALLOWED, message))
     }
 
     /// Whether accounts of this namespace may use this path.
@@ -143,14 +122,11 @@ impl Subject<'_> {
     }
 
     fn from(&self) -> AllowedFrom {
-        self.spec.allowed_namespaces.as_ref().map(|allowed| allowed.from).unwrap_or_default()
+        self.tenancy().from()
     }
 
-    fn selector(&self) -> Result<Selector, &'static str> {
-        let selector = self.spec.allowed_namespaces.as_ref().and_then(|allowed| allowed.selector.clone());
-        // An empty one would match everything, and no one can have meant that by leaving it out.
-        let selector = selector.ok_or("is missing")?;
-        Selector::try_from(selector).map_err(|_| "cannot be read")
+    fn tenancy(&self) -> Tenancy<'_> {
+        Tenancy { kind: "TokenStore", noun: "store", id: self.id, allowed: self.spec.allowed_namespaces.as_ref() }
     }
 }
 
@@ -160,8 +136,8 @@ mod tests {
 
     use super::*;
 
-    fn store() -> StoreId {
-        StoreId { namespace: "platform".into(), name: "vault".into() }
+    fn store() -> ObjectId {
+        ObjectId { namespace: "platform".into(), name: "vault".into() }
     }
 
     fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -271,7 +247,7 @@ mod tests {
             [("vao", false, true), ("platform", false, false), ("platform", true, true)]
         {
             let ambient = Ambient { namespace: "vao".into(), everywhere };
-            let id = StoreId { namespace: namespace.into(), name: "aws".into() };
+            let id = ObjectId { namespace: namespace.into(), name: "aws".into() };
             let answer = Subject { id: &id, spec: &spec, ambient: &ambient }.usable();
             assert_eq!(answer.is_ok(), usable, "{namespace} {everywhere}");
         }

@@ -20,9 +20,9 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
 use tokio::sync::RwLock;
 
-use super::network::resolve;
-use super::{ErrorKind, Identity, Network, StoreError};
+use super::{ErrorKind, Identity, Network, ProviderError};
 use crate::api::AwsAuth;
+use crate::integration::resolve;
 
 mod error;
 mod login;
@@ -55,7 +55,7 @@ impl<C: Clone> Session<C> {
         identity: Arc<dyn Identity>,
         network: Network,
         client: fn(&SdkConfig) -> C,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, ProviderError> {
         let base = base(place.region, network);
         let login = Login::new(place, identity, at(&base, place.sts_endpoint, network)?)?;
         let config = at(&base, place.endpoint, network)?
@@ -68,7 +68,7 @@ impl<C: Clone> Session<C> {
 
     /// One call. If AWS refuses the credentials they are read again, once, since they may have been changed. `what` is
     /// the operation's name, for people.
-    pub(super) async fn call<T, E, F>(&self, what: &str, send: impl Fn(C) -> F) -> Result<T, StoreError>
+    pub(super) async fn call<T, E, F>(&self, what: &str, send: impl Fn(C) -> F) -> Result<T, ProviderError>
     where
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
         E: ProvideErrorMetadata + std::error::Error + 'static,
@@ -106,7 +106,7 @@ fn base(region: &str, network: Network) -> SdkConfig {
         .build()
 }
 
-fn at(base: &SdkConfig, endpoint: Option<&str>, network: Network) -> Result<SdkConfig, StoreError> {
+fn at(base: &SdkConfig, endpoint: Option<&str>, network: Network) -> Result<SdkConfig, ProviderError> {
     let Some(endpoint) = endpoint else { return Ok(base.clone()) };
     let url = network.endpoint(endpoint)?;
     Ok(base.to_builder().endpoint_url(url.as_str().trim_end_matches('/')).build())

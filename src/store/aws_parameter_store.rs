@@ -15,7 +15,7 @@ use aws_sdk_ssm::Client;
 use aws_sdk_ssm::types::{ParameterHistory, ParameterType, ResourceTypeForTagging, Tag};
 
 use super::aws::{Place, Session, probe};
-use super::{ErrorKind, Held, Identity, Mark, Network, Presence, Store, StoreError, Value};
+use super::{ErrorKind, Held, Identity, Mark, Network, Presence, ProviderError, Store, Value};
 use crate::api::AwsParameterStore;
 
 /// In the description, beside the mark's.
@@ -37,7 +37,7 @@ impl ParameterStore {
         prefix: Option<&str>,
         identity: Arc<dyn Identity>,
         network: Network,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, ProviderError> {
         let place = Place {
             region: &spec.region,
             endpoint: spec.endpoint.as_deref(),
@@ -50,7 +50,7 @@ impl ParameterStore {
     }
 
     /// All versions; none if there is no such parameter. Their values are not decrypted.
-    async fn versions(&self, path: &str) -> Result<Vec<ParameterHistory>, StoreError> {
+    async fn versions(&self, path: &str) -> Result<Vec<ParameterHistory>, ProviderError> {
         let (mut versions, mut next) = (Vec::new(), None);
         loop {
             let page = self.session.call("GetParameterHistory", |aws| {
@@ -70,13 +70,13 @@ impl ParameterStore {
     }
 
     /// Whether the path still is as it was seen, as far as a look can tell.
-    async fn still(&self, path: &str, seen: &Held) -> Result<(), StoreError> {
+    async fn still(&self, path: &str, seen: &Held) -> Result<(), ProviderError> {
         let now = held(&self.versions(path).await?);
         if now == *seen { Ok(()) } else { Err(changed()) }
     }
 
     /// Writes a version on top of this one (0: a new parameter); the number that it got.
-    async fn put(&self, path: &str, value: &Value<'_>, after: i64) -> Result<i64, StoreError> {
+    async fn put(&self, path: &str, value: &Value<'_>, after: i64) -> Result<i64, ProviderError> {
         let put = self.session.call("PutParameter", |aws| {
             let request = aws.put_parameter().name(path).r#type(ParameterType::SecureString);
             let request = request.value(value.token.expose()).set_key_id(self.kms_key_id.clone());
@@ -90,7 +90,7 @@ impl ParameterStore {
         Ok(put.await.map_err(raced)?.version())
     }
 
-    async fn tag(&self, path: &str, mark: &Mark) -> Result<(), StoreError> {
+    async fn tag(&self, path: &str, mark: &Mark) -> Result<(), ProviderError> {
         let tagged = self.session.call("AddTagsToResource", |aws| {
             let request = aws.add_tags_to_resource().resource_type(ResourceTypeForTagging::Parameter);
             request.resource_id(path).set_tags(Some(tags(mark))).send()
@@ -101,11 +101,11 @@ impl ParameterStore {
 
 #[async_trait]
 impl Store for ParameterStore {
-    async fn read(&self, path: &str) -> Result<Held, StoreError> {
+    async fn read(&self, path: &str) -> Result<Held, ProviderError> {
         Ok(held(&self.versions(path).await?))
     }
 
-    async fn write(&self, path: &str, value: &Value<'_>, over: &Held) -> Result<String, StoreError> {
+    async fn write(&self, path: &str, value: &Value<'_>, over: &Held) -> Result<String, ProviderError> {
         if over.jti.as_ref() == Some(&value.mark.jti) && over.mark.as_ref() == Some(value.mark) {
             return over.version.clone().ok_or_else(changed);
         }
@@ -120,11 +120,11 @@ impl Store for ParameterStore {
         if version == after + 1 { Ok(version.to_string()) } else { Err(changed()) }
     }
 
-    async fn retire(&self, _: &str, _: &Held, _: &BTreeSet<String>) -> Result<(), StoreError> {
+    async fn retire(&self, _: &str, _: &Held, _: &BTreeSet<String>) -> Result<(), ProviderError> {
         Ok(())
     }
 
-    async fn delete(&self, path: &str, seen: &Held) -> Result<(), StoreError> {
+    async fn delete(&self, path: &str, seen: &Held) -> Result<(), ProviderError> {
         if self.versions(path).await?.is_empty() {
             return Ok(());
         }
@@ -135,7 +135,7 @@ impl Store for ParameterStore {
         }
     }
 
-    async fn check(&self) -> Result<(), StoreError> {
+    async fn check(&self) -> Result<(), ProviderError> {
         self.versions(&self.probe).await.map(drop)
     }
 }
@@ -177,17 +177,17 @@ fn tags(mark: &Mark) -> Vec<Tag> {
 }
 
 /// As a conflict, if the error says that the parameter is not as it was read.
-fn raced(error: StoreError) -> StoreError {
+fn raced(error: ProviderError) -> ProviderError {
     match error.reason.as_str() {
         "ParameterAlreadyExists" | "ParameterNotFound" | "InvalidResourceId" => {
-            StoreError { kind: ErrorKind::Conflict, ..error }
+            ProviderError { kind: ErrorKind::Conflict, ..error }
         }
         _ => error,
     }
 }
 
-fn changed() -> StoreError {
-    StoreError::new(ErrorKind::Conflict, "Changed", "the parameter was written meanwhile")
+fn changed() -> ProviderError {
+    ProviderError::new(ErrorKind::Conflict, "Changed", "the parameter was written meanwhile")
 }
 
 #[cfg(test)]

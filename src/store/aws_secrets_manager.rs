@@ -20,7 +20,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::aws::{Place, Session, probe};
-use super::{ErrorKind, Held, Identity, Mark, Network, Presence, Store, StoreError, Value, digest};
+use super::{ErrorKind, Held, Identity, Mark, Network, Presence, ProviderError, Store, Value, digest};
 use crate::api::AwsSecretsManager;
 
 /// Where a version stands until it is current.
@@ -44,7 +44,7 @@ impl SecretsManager {
         prefix: Option<&str>,
         identity: Arc<dyn Identity>,
         network: Network,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, ProviderError> {
         let place = Place {
             region: &spec.region,
             endpoint: spec.endpoint.as_deref(),
@@ -60,7 +60,7 @@ impl SecretsManager {
         })
     }
 
-    async fn describe(&self, path: &str) -> Result<Option<DescribeSecretOutput>, StoreError> {
+    async fn describe(&self, path: &str) -> Result<Option<DescribeSecretOutput>, ProviderError> {
         let found = self.session.call("DescribeSecret", |aws| aws.describe_secret().secret_id(path).send()).await;
         match found {
             Ok(secret) => Ok(Some(secret)),
@@ -69,7 +69,7 @@ impl SecretsManager {
         }
     }
 
-    async fn create(&self, path: &str, value: &Value<'_>, version: &str) -> Result<(), StoreError> {
+    async fn create(&self, path: &str, value: &Value<'_>, version: &str) -> Result<(), ProviderError> {
         let owner = &value.mark.owner;
         let description = format!(
             "Token of virtual account {} in cluster {}, kept by virtual-account-operator.",
@@ -93,13 +93,13 @@ impl SecretsManager {
         }
     }
 
-    async fn restore(&self, path: &str) -> Result<(), StoreError> {
+    async fn restore(&self, path: &str) -> Result<(), ProviderError> {
         let restored = self.session.call("RestoreSecret", |aws| aws.restore_secret().secret_id(path).send());
         restored.await.map(drop).map_err(|error| raced(error, &[]))
     }
 
     /// Whether the version is current already: the first one of a secret without a value is at once.
-    async fn put(&self, path: &str, value: &Value<'_>, version: &str) -> Result<bool, StoreError> {
+    async fn put(&self, path: &str, value: &Value<'_>, version: &str) -> Result<bool, ProviderError> {
         let put = self.session.call("PutSecretValue", |aws| {
             aws.put_secret_value()
                 .secret_id(path)
@@ -110,7 +110,7 @@ impl SecretsManager {
         });
         match put.await {
             Ok(put) => Ok(put.version_stages().iter().any(|stage| stage == CURRENT)),
-            Err(error) if error.reason == "ResourceExistsException" => Err(StoreError::new(
+            Err(error) if error.reason == "ResourceExistsException" => Err(ProviderError::new(
                 ErrorKind::Invalid,
                 error.reason,
                 format!("version {version} of the secret holds something else; delete the secret"),
@@ -125,7 +125,7 @@ impl SecretsManager {
         stage: &str,
         to: Option<&str>,
         from: Option<&str>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), ProviderError> {
         let moved = self.session.call("UpdateSecretVersionStage", |aws| {
             aws.update_secret_version_stage()
                 .secret_id(path)
@@ -138,7 +138,7 @@ impl SecretsManager {
         moved.await.map(drop).map_err(|error| raced(error, &["InvalidParameterException", "InvalidRequestException"]))
     }
 
-    async fn tag(&self, path: &str, mark: &Mark) -> Result<(), StoreError> {
+    async fn tag(&self, path: &str, mark: &Mark) -> Result<(), ProviderError> {
         let tagged = self
             .session
             .call("TagResource", |aws| aws.tag_resource().secret_id(path).set_tags(Some(tags(mark))).send());
@@ -148,11 +148,11 @@ impl SecretsManager {
 
 #[async_trait]
 impl Store for SecretsManager {
-    async fn read(&self, path: &str) -> Result<Held, StoreError> {
+    async fn read(&self, path: &str) -> Result<Held, ProviderError> {
         Ok(self.describe(path).await?.map_or_else(Held::default, |secret| held(&secret)))
     }
 
-    async fn write(&self, path: &str, value: &Value<'_>, over: &Held) -> Result<String, StoreError> {
+    async fn write(&self, path: &str, value: &Value<'_>, over: &Held) -> Result<String, ProviderError> {
         let version = version_id(&value.mark.jti);
         match over.presence {
             Presence::Absent => return self.create(path, value, &version).await.map(|()| version),
@@ -167,7 +167,7 @@ impl Store for SecretsManager {
         Ok(version)
     }
 
-    async fn retire(&self, path: &str, _: &Held, keep: &BTreeSet<String>) -> Result<(), StoreError> {
+    async fn retire(&self, path: &str, _: &Held, keep: &BTreeSet<String>) -> Result<(), ProviderError> {
         let Some(secret) = self.describe(path).await? else { return Ok(()) };
         for (version, stage) in older(&secret) {
             if !keeps(version, keep) {
@@ -177,7 +177,7 @@ impl Store for SecretsManager {
         Ok(())
     }
 
-    async fn delete(&self, path: &str, seen: &Held) -> Result<(), StoreError> {
+    async fn delete(&self, path: &str, seen: &Held) -> Result<(), ProviderError> {
         let now = self.read(path).await?;
         if now.presence != Presence::Present {
             return Ok(());
@@ -201,7 +201,7 @@ impl Store for SecretsManager {
         }
     }
 
-    async fn check(&self) -> Result<(), StoreError> {
+    async fn check(&self) -> Result<(), ProviderError> {
         self.describe(&self.probe).await.map(drop)
     }
 }
@@ -256,20 +256,20 @@ fn tags(mark: &Mark) -> Vec<Tag> {
 }
 
 /// As a conflict, if the error says that the secret is not as it was read: gone, marked as deleted, or one of `codes`.
-fn raced(error: StoreError, codes: &[&str]) -> StoreError {
+fn raced(error: ProviderError, codes: &[&str]) -> ProviderError {
     let deleted = error.reason == "InvalidRequestException" && error.message.contains("delet");
     if deleted || error.reason == "ResourceNotFoundException" || codes.contains(&error.reason.as_str()) {
-        return StoreError { kind: ErrorKind::Conflict, ..error };
+        return ProviderError { kind: ErrorKind::Conflict, ..error };
     }
     error
 }
 
-fn changed() -> StoreError {
-    StoreError::new(ErrorKind::Conflict, "Changed", "the secret was written meanwhile")
+fn changed() -> ProviderError {
+    ProviderError::new(ErrorKind::Conflict, "Changed", "the secret was written meanwhile")
 }
 
 /// Removing a stage that the version does not have (any more) is no error.
-fn gone(removed: Result<(), StoreError>) -> Result<(), StoreError> {
+fn gone(removed: Result<(), ProviderError>) -> Result<(), ProviderError> {
     match removed {
         Err(error) if error.kind != ErrorKind::Conflict => Err(error),
         _ => Ok(()),

@@ -13,7 +13,7 @@ use azure_core::http::{ClientOptions, RetryOptions, Url};
 use azure_security_keyvault_secrets::{SecretClient, SecretClientOptions};
 use tokio::time::Instant;
 
-use super::{ErrorKind, Held, Identity, Mark, Network, Store, StoreError, Value};
+use super::{ErrorKind, Held, Identity, Mark, Network, ProviderError, Store, Value};
 use crate::api::AzureKeyVault;
 
 mod calls;
@@ -33,7 +33,11 @@ pub struct KeyVault(Calls);
 
 impl KeyVault {
     /// Reads what the specification names; logs in at first use.
-    pub async fn open(spec: &AzureKeyVault, identity: Arc<dyn Identity>, network: Network) -> Result<Self, StoreError> {
+    pub async fn open(
+        spec: &AzureKeyVault,
+        identity: Arc<dyn Identity>,
+        network: Network,
+    ) -> Result<Self, ProviderError> {
         let ca = match &spec.ca_bundle {
             Some(key) => Some(identity.secret(key).await?),
             None => None,
@@ -58,7 +62,7 @@ impl KeyVault {
 
     /// Whether what was written is what consumers get. A newer token that came in between is put on top again: whoever
     /// wrote it believes that it is there.
-    async fn look_back(&self, name: &str, mark: &Mark, before: &[Version], written: &str) -> Result<(), StoreError> {
+    async fn look_back(&self, name: &str, mark: &Mark, before: &[Version], written: &str) -> Result<(), ProviderError> {
         let mut versions = self.0.versions(name).await?;
         let there = versions.iter().any(|version| version.id == written);
         versions.retain(|version| version.id != written && !before.iter().any(|known| known.id == version.id));
@@ -79,7 +83,7 @@ impl KeyVault {
 
 #[async_trait]
 impl Store for KeyVault {
-    async fn read(&self, path: &str) -> Result<Held, StoreError> {
+    async fn read(&self, path: &str) -> Result<Held, ProviderError> {
         let name = name(path)?;
         let newest = self.0.newest(name).await?;
         let versions = match newest {
@@ -89,7 +93,7 @@ impl Store for KeyVault {
         Ok(newest.held(&versions))
     }
 
-    async fn write(&self, path: &str, value: &Value<'_>, over: &Held) -> Result<String, StoreError> {
+    async fn write(&self, path: &str, value: &Value<'_>, over: &Held) -> Result<String, ProviderError> {
         // A recovery may take half of the time: what comes after it needs some too.
         let (name, deadline) = (name(path)?, Instant::now() + self.0.timeout / 2);
         // In this order, so that what comes after the list is noticed.
@@ -117,7 +121,7 @@ impl Store for KeyVault {
         Ok(written)
     }
 
-    async fn retire(&self, path: &str, held: &Held, keep: &BTreeSet<String>) -> Result<(), StoreError> {
+    async fn retire(&self, path: &str, held: &Held, keep: &BTreeSet<String>) -> Result<(), ProviderError> {
         let name = name(path)?;
         // In this order: what is listed before the newest one is looked at is older than that.
         let versions = self.0.versions(name).await?;
@@ -133,7 +137,7 @@ impl Store for KeyVault {
         Ok(())
     }
 
-    async fn delete(&self, path: &str, held: &Held) -> Result<(), StoreError> {
+    async fn delete(&self, path: &str, held: &Held) -> Result<(), ProviderError> {
         let name = name(path)?;
         match self.0.newest(name).await? {
             Newest::Absent | Newest::Deleted(_) => return Ok(()),
@@ -143,26 +147,26 @@ impl Store for KeyVault {
         self.0.delete(name).await
     }
 
-    async fn check(&self) -> Result<(), StoreError> {
+    async fn check(&self) -> Result<(), ProviderError> {
         self.0.probe(PROBE).await
     }
 }
 
 /// A URL of the specification, which must be https: access tokens go there.
-fn https(field: &str, url: &str, network: Network) -> Result<Url, StoreError> {
+fn https(field: &str, url: &str, network: Network) -> Result<Url, ProviderError> {
     let url = network.endpoint(url)?;
     if url.scheme() == "https" {
         return Ok(url);
     }
     let message = format!("spec.azureKeyVault.{field} must begin with https://");
-    Err(StoreError::new(ErrorKind::Invalid, "InvalidEndpoint", message))
+    Err(ProviderError::new(ErrorKind::Invalid, "InvalidEndpoint", message))
 }
 
 /// A name of a secret, which the SDK puts into URLs as it is.
-fn name(path: &str) -> Result<&str, StoreError> {
+fn name(path: &str) -> Result<&str, ProviderError> {
     if (1..=127).contains(&path.len()) && path.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
         return Ok(path);
     }
     let message = format!("{path} cannot be a secret's name: these have 1 to 127 letters, digits and '-'");
-    Err(StoreError::new(ErrorKind::Invalid, "InvalidPath", message))
+    Err(ProviderError::new(ErrorKind::Invalid, "InvalidPath", message))
 }

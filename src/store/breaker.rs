@@ -2,7 +2,7 @@
 //!
 //! Calls of accounts bring it down; only the store's own check, which goes on while it is down, brings it up again.
 
-use super::{ErrorKind, StoreError};
+use super::{ErrorKind, ProviderError};
 
 /// So many calls in a row that a store does not answer bring it down.
 const FAILURES: u32 = 3;
@@ -18,9 +18,9 @@ pub(super) struct Breaker {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Down {
     /// It does not answer; it may pass by itself.
-    Outage(StoreError),
+    Outage(ProviderError),
     /// It cannot be opened: its credentials or its spec are wrong, and somebody must act.
-    Unusable(StoreError),
+    Unusable(ProviderError),
 }
 
 /// The reason of errors that say that no call was made because the store is known not to answer: nobody's failure.
@@ -30,11 +30,11 @@ pub const STORE_DOWN: &str = "StoreDown";
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Attempt<'a> {
     /// Opening the store failed.
-    Opening(&'a StoreError),
+    Opening(&'a ProviderError),
     /// A call ended.
-    Call(Option<&'a StoreError>),
+    Call(Option<&'a ProviderError>),
     /// The store's own check ended, the store being open.
-    Check(Option<&'a StoreError>),
+    Check(Option<&'a ProviderError>),
 }
 
 impl Breaker {
@@ -43,7 +43,7 @@ impl Breaker {
         match attempt {
             Attempt::Opening(error) if !error.is_retryable() => {
                 let message = format!("TokenStore {id} cannot be opened: {}", error.message);
-                self.down = Some(Down::Unusable(StoreError { message, ..error.clone() }));
+                self.down = Some(Down::Unusable(ProviderError { message, ..error.clone() }));
             }
             Attempt::Opening(error) | Attempt::Call(Some(error)) | Attempt::Check(Some(error)) => match error.kind {
                 ErrorKind::Unavailable => self.missed(id, error),
@@ -60,11 +60,11 @@ impl Breaker {
         self.down.as_ref()
     }
 
-    fn missed(&mut self, id: &str, error: &StoreError) {
+    fn missed(&mut self, id: &str, error: &ProviderError) {
         self.failures = self.failures.saturating_add(1);
         if self.failures >= FAILURES && !matches!(self.down, Some(Down::Outage(_))) {
             let message = format!("TokenStore {id} is down ({error}); it is tried about once a minute");
-            self.down = Some(Down::Outage(StoreError::new(ErrorKind::Unavailable, STORE_DOWN, message)));
+            self.down = Some(Down::Outage(ProviderError::new(ErrorKind::Unavailable, STORE_DOWN, message)));
         }
     }
 
@@ -79,7 +79,7 @@ impl Breaker {
 
 impl Down {
     /// What a call ends with that is not made.
-    pub(super) fn error(&self) -> &StoreError {
+    pub(super) fn error(&self) -> &ProviderError {
         match self {
             Self::Outage(error) | Self::Unusable(error) => error,
         }
@@ -97,7 +97,7 @@ mod tests {
     fn after(steps: &[Step]) -> Option<String> {
         let mut breaker = Breaker::default();
         for (what, error) in steps {
-            let error = error.map(|(kind, message)| StoreError::new(kind, "Reason", message));
+            let error = error.map(|(kind, message)| ProviderError::new(kind, "Reason", message));
             breaker.record(
                 "platform/vault",
                 match what {

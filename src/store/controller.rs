@@ -13,19 +13,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::registry::{Concern, Registry, Tasks, lock};
+use super::registry::{Registry, Tasks};
 use super::slot::Slot;
 use super::status::{self, Finding};
-use super::{ErrorKind, StoreError};
-use crate::api::{AccountId, IN_USE_FINALIZER, Instant, Seconds, StoreId, TokenStore, TokenStoreStatus};
+use super::{ErrorKind, ProviderError};
+use crate::api::{AccountId, IN_USE_FINALIZER, Instant, ObjectId, Seconds, TokenStore, TokenStoreStatus};
 use crate::client::describe;
 use crate::clock;
 use crate::events::{Notice, Severity};
+use crate::integration::Concern;
+use crate::lock::lock;
 use crate::watch::version;
 
 /// The accounts that use a store: those whose spec or status names it. `None`: not known yet, so nothing may be
 /// concluded. Called for each look at a store; should not scan all accounts.
-pub type Users = Arc<dyn Fn(&StoreId) -> Option<Vec<AccountId>> + Send + Sync>;
+pub type Users = Arc<dyn Fn(&ObjectId) -> Option<Vec<AccountId>> + Send + Sync>;
 
 /// Stores looked at at the same time: one that hangs must not hold up the others.
 const WORKERS: usize = 8;
@@ -36,16 +38,13 @@ const RETRY: Seconds = Seconds(5);
 const READY_POLL: Duration = Duration::from_millis(100);
 
 impl Registry {
-    /// Watches stores and namespaces and keeps the stores' statuses, until `stop`; a write in hand is finished.
+    /// Watches stores and keeps the stores' statuses, until `stop`; a write in hand is finished.
     pub async fn run(self: Arc<Self>, tasks: Tasks, users: Users, stop: CancellationToken) {
         let tracker = TaskTracker::new();
-        let (on_store, on_namespace, timer) = (Arc::clone(&self), Arc::clone(&self), Arc::clone(&self));
-        let (stop_stores, stop_namespaces, stop_timer) = (stop.clone(), stop.clone(), stop.clone());
+        let (on_store, timer) = (Arc::clone(&self), Arc::clone(&self));
+        let (stop_stores, stop_timer) = (stop.clone(), stop.clone());
         tracker
             .spawn(async move { tasks.stores.run(move |change| on_store.store_changed(&change), stop_stores).await });
-        tracker.spawn(async move {
-            tasks.namespaces.run(move |change| on_namespace.namespace_changed(&change), stop_namespaces).await;
-        });
         tracker.spawn(async move { timer.queue.keep_time(stop_timer).await });
         let (working, stop_working) = (Arc::clone(&self), stop.clone());
         tracker.spawn(async move {
@@ -93,7 +92,7 @@ impl Registry {
         stop: &CancellationToken,
     ) -> Result<Option<Instant>, kube::Error> {
         let Some(store) = self.stores.get(id) else { return Ok(None) };
-        let store_id = StoreId { namespace: id.namespace.clone(), name: id.name.clone() };
+        let store_id = ObjectId { namespace: id.namespace.clone(), name: id.name.clone() };
         let users = users(&store_id);
         if self.is_behind(&store_id, &store) {
             return Ok(Some(clock::now() + RETRY));
@@ -122,7 +121,7 @@ impl Registry {
     }
 
     // Whether the watch has not shown our own last write yet: it will, and then we look again.
-    fn is_behind(&self, id: &StoreId, store: &TokenStore) -> bool {
+    fn is_behind(&self, id: &ObjectId, store: &TokenStore) -> bool {
         lock(&self.written).get(id).is_some_and(|written| version_of(store) < *written)
     }
 
@@ -153,7 +152,7 @@ impl Registry {
 
     async fn write_status(
         &self,
-        id: &StoreId,
+        id: &ObjectId,
         store: &TokenStore,
         status: TokenStoreStatus,
     ) -> Result<(), kube::Error> {
@@ -173,7 +172,7 @@ impl Registry {
     }
 
     // The whole object is read and sent back as it is: a newer definition may have fields that this version does not know.
-    async fn keep_finalizer(&self, id: &StoreId, wanted: bool) -> Result<(), kube::Error> {
+    async fn keep_finalizer(&self, id: &ObjectId, wanted: bool) -> Result<(), kube::Error> {
         let collection = Builder::new(TokenStore::url_path(&(), Some(&id.namespace)));
         let request = collection.get(&id.name, &GetParams::default()).map_err(kube::Error::BuildRequest)?;
         let mut object: Value = self.parts.client.request(request).await?;
@@ -188,7 +187,7 @@ impl Registry {
     }
 
     /// A TokenStore has its finalizer before anything is written with it, so that it is still there for the cleanup.
-    pub(super) async fn hold(&self, id: &StoreId, slot: &Slot) -> Result<(), StoreError> {
+    pub(super) async fn hold(&self, id: &ObjectId, slot: &Slot) -> Result<(), ProviderError> {
         let shown = || self.stores.get(&AccountId::new(&id.namespace, &id.name)).is_some_and(|store| is_held(&store));
         if shown() {
             return Ok(());
@@ -211,7 +210,7 @@ impl Registry {
         Err(not_held(id, "it changes again and again"))
     }
 
-    fn wrote(&self, id: &StoreId, version: u64) {
+    fn wrote(&self, id: &ObjectId, version: u64) {
         lock(&self.written).insert(id.clone(), version);
     }
 
@@ -233,9 +232,9 @@ impl Registry {
 }
 
 // Not the store's failure, so not a kind that counts for its breaker.
-fn not_held(id: &StoreId, why: &str) -> StoreError {
+fn not_held(id: &ObjectId, why: &str) -> ProviderError {
     let message = format!("the finalizer of TokenStore {id} cannot be written: {why}");
-    StoreError::new(ErrorKind::Throttled, "FinalizerNotWritten", message)
+    ProviderError::new(ErrorKind::Throttled, "FinalizerNotWritten", message)
 }
 
 fn is_held(store: &TokenStore) -> bool {

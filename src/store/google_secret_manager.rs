@@ -20,7 +20,7 @@ use google_cloud_secretmanager_v1::model::replication::user_managed::Replica;
 use google_cloud_secretmanager_v1::model::replication::{Automatic, UserManaged};
 use google_cloud_secretmanager_v1::model::{CustomerManagedEncryption, Replication, Secret};
 
-use super::{ErrorKind, Held, Identity, Mark, Network, Presence, Store, StoreError, Value, digest};
+use super::{ErrorKind, Held, Identity, Mark, Network, Presence, ProviderError, Store, Value, digest};
 use crate::api::GoogleSecretManager as Spec;
 
 mod api;
@@ -66,12 +66,12 @@ impl GoogleSecretManager {
         prefix: Option<&str>,
         identity: Arc<dyn Identity>,
         network: Network,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, ProviderError> {
         let api = Api::open(spec, identity, network).await?;
         Ok(Self { api, replication: replication(spec), probe: probe(prefix) })
     }
 
-    async fn look(&self, id: &str) -> Result<Option<Look>, StoreError> {
+    async fn look(&self, id: &str) -> Result<Option<Look>, ProviderError> {
         let Some(secret) = self.api.secret(id).await? else { return Ok(None) };
         let record = Record::of(&secret);
         let enabled = self.api.enabled(id).await?;
@@ -89,7 +89,7 @@ impl GoogleSecretManager {
     }
 
     /// The highest number of a version. `from` is recorded or listed; `listed` is there for sure.
-    async fn newest(&self, id: &str, from: u64, listed: u64) -> Result<u64, StoreError> {
+    async fn newest(&self, id: &str, from: u64, listed: u64) -> Result<u64, ProviderError> {
         // Somebody may have made the secret anew and kept the annotations.
         let mut newest = if from == listed || self.api.exists(id, from).await? { from } else { listed };
         for _ in 0..UNKNOWN {
@@ -102,7 +102,7 @@ impl GoogleSecretManager {
     }
 
     /// A new secret with its mark and no value.
-    async fn create(&self, id: &str, mark: &Mark) -> Result<Look, StoreError> {
+    async fn create(&self, id: &str, mark: &Mark) -> Result<Look, ProviderError> {
         let mut record = Record::default();
         record.advance(mark, None);
         let secret = record.write(Secret::new().set_replication(self.replication.clone()));
@@ -111,7 +111,7 @@ impl GoogleSecretManager {
     }
 
     /// The token that a version holds, as its value says.
-    async fn claimed(&self, id: &str, version: u64) -> Result<Option<String>, StoreError> {
+    async fn claimed(&self, id: &str, version: u64) -> Result<Option<String>, ProviderError> {
         Ok(match self.api.content(id, version).await? {
             Content::Value(value) => record::claimed(&value),
             Content::Ended | Content::Missing => None,
@@ -119,7 +119,7 @@ impl GoogleSecretManager {
     }
 
     /// The annotations say that this version holds the marked token.
-    async fn record(&self, look: Look, mark: &Mark, version: u64) -> Result<(), StoreError> {
+    async fn record(&self, look: Look, mark: &Mark, version: u64) -> Result<(), ProviderError> {
         let Look { secret, mut record, .. } = look;
         let before = record.clone();
         record.advance(mark, Some(version));
@@ -131,7 +131,7 @@ impl GoogleSecretManager {
 
     /// After a conflict: if the version that was just added hides a newer token from consumers, that token is added again
     /// and ours ended. Should any of this fail, the next look puts it right.
-    async fn give_way(&self, id: &str, ours: &Mark, added: u64) -> Result<(), StoreError> {
+    async fn give_way(&self, id: &str, ours: &Mark, added: u64) -> Result<(), ProviderError> {
         let Some(look) = self.look(id).await? else { return Ok(()) };
         let newer = |mark: &&Mark| mark.owner.same_account(&ours.owner) && mark.sequence > ours.sequence;
         let (Some(mark), Some(version)) = (look.record.mark.as_ref().filter(newer).cloned(), look.record.marked())
@@ -160,7 +160,7 @@ impl Look {
     }
 
     /// Whether it still is as it was seen. That `mark` was written since, by a call whose answer was lost, does not matter.
-    fn still(&self, seen: &Held, mark: Option<&Mark>) -> Result<(), StoreError> {
+    fn still(&self, seen: &Held, mark: Option<&Mark>) -> Result<(), ProviderError> {
         let now = self.held();
         if now.version == seen.version && (now.mark == seen.mark || (mark.is_some() && now.mark.as_ref() == mark)) {
             return Ok(());
@@ -171,11 +171,11 @@ impl Look {
 
 #[async_trait]
 impl Store for GoogleSecretManager {
-    async fn read(&self, path: &str) -> Result<Held, StoreError> {
+    async fn read(&self, path: &str) -> Result<Held, ProviderError> {
         Ok(self.look(name(path)?).await?.map_or_else(Held::default, |look| look.held()))
     }
 
-    async fn write(&self, path: &str, value: &Value<'_>, over: &Held) -> Result<String, StoreError> {
+    async fn write(&self, path: &str, value: &Value<'_>, over: &Held) -> Result<String, ProviderError> {
         let (id, token) = (name(path)?, value.token.expose());
         let look = match over.presence {
             Presence::Absent => self.create(id, value.mark).await?,
@@ -202,7 +202,7 @@ impl Store for GoogleSecretManager {
         }
     }
 
-    async fn retire(&self, path: &str, held: &Held, keep: &BTreeSet<String>) -> Result<(), StoreError> {
+    async fn retire(&self, path: &str, held: &Held, keep: &BTreeSet<String>) -> Result<(), ProviderError> {
         let id = name(path)?;
         let current: u64 = held.version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0);
         let Some(secret) = self.api.secret(id).await? else { return Ok(()) };
@@ -219,26 +219,26 @@ impl Store for GoogleSecretManager {
         Ok(())
     }
 
-    async fn delete(&self, path: &str, held: &Held) -> Result<(), StoreError> {
+    async fn delete(&self, path: &str, held: &Held) -> Result<(), ProviderError> {
         let id = name(path)?;
         let Some(look) = self.look(id).await? else { return Ok(()) };
         look.still(held, None)?;
         self.api.delete(id, &look.secret.etag).await
     }
 
-    async fn check(&self) -> Result<(), StoreError> {
+    async fn check(&self) -> Result<(), ProviderError> {
         self.api.secret(&self.probe).await.map(drop)
     }
 }
 
 /// A secret's name, which is not looked at by Google alone: it becomes part of URLs.
-fn name(path: &str) -> Result<&str, StoreError> {
+fn name(path: &str) -> Result<&str, ProviderError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     if (1..=LONGEST).contains(&path.len()) && path.chars().all(plain) {
         return Ok(path);
     }
     let message = format!("a secret of Google Secret Manager has a name of 1 to {LONGEST} letters, digits, - and _");
-    Err(StoreError::new(ErrorKind::Invalid, "InvalidPath", message))
+    Err(ProviderError::new(ErrorKind::Invalid, "InvalidPath", message))
 }
 
 /// The probe stands where the least policy allows asking: below the part of the prefix that all namespaces share.
@@ -271,8 +271,8 @@ fn digest_of(value: &[u8]) -> [u8; 32] {
     std::str::from_utf8(value).map_or([0; 32], digest)
 }
 
-fn changed() -> StoreError {
-    StoreError::new(ErrorKind::Conflict, "Changed", "the secret was changed since it was read")
+fn changed() -> ProviderError {
+    ProviderError::new(ErrorKind::Conflict, "Changed", "the secret was changed since it was read")
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::breaker::{Attempt, Breaker, Down, STORE_DOWN};
-use super::{ErrorKind, StoreError};
+use super::{ErrorKind, ProviderError};
 
 /// The guard of one store.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Guard {
     }
 
     /// Waits for its turn to call on an account's behalf; fails at once when the store is or goes down.
-    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, StoreError> {
+    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, ProviderError> {
         let mut down = self.down.subscribe();
         let permit = tokio::select! {
             biased;
@@ -46,7 +46,7 @@ impl Guard {
             permit = self.permits.acquire() => permit.ok(),
         };
         self.up()?;
-        permit.ok_or_else(|| StoreError::new(ErrorKind::Unavailable, STORE_DOWN, "the store was down a moment ago"))
+        permit.ok_or_else(|| ProviderError::new(ErrorKind::Unavailable, STORE_DOWN, "the store was down a moment ago"))
     }
 
     /// Waits for its turn to check the store, down or not.
@@ -55,7 +55,7 @@ impl Guard {
     }
 
     /// Fails if the store is known to be down.
-    pub(super) fn up(&self) -> Result<(), StoreError> {
+    pub(super) fn up(&self) -> Result<(), ProviderError> {
         self.down().map_or(Ok(()), |down| Err(down.error().clone()))
     }
 
@@ -80,10 +80,13 @@ impl Guard {
     }
 
     /// One call, within the time.
-    pub(super) async fn within<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    pub(super) async fn within<T>(
+        &self,
+        call: impl Future<Output = Result<T, ProviderError>>,
+    ) -> Result<T, ProviderError> {
         tokio::time::timeout(self.limit, call).await.unwrap_or_else(|_| {
             let message = format!("no answer within {} s", self.limit.as_secs_f32());
-            Err(StoreError::new(ErrorKind::Unavailable, "Timeout", message))
+            Err(ProviderError::new(ErrorKind::Unavailable, "Timeout", message))
         })
     }
 
@@ -120,7 +123,7 @@ mod tests {
     }
 
     fn bring_down(guard: &Guard) {
-        let error = StoreError::new(ErrorKind::Unavailable, "Timeout", "no answer");
+        let error = ProviderError::new(ErrorKind::Unavailable, "Timeout", "no answer");
         (0..3).for_each(|_| guard.record(Attempt::Call(Some(&error))));
     }
 

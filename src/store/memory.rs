@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use super::{ErrorKind, Held, Mark, Presence, Store, StoreError, Value, digest};
+use super::{ErrorKind, Held, Mark, Presence, ProviderError, Store, Value, digest};
 
 /// A store in memory. Clones share what it holds.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +42,7 @@ impl std::fmt::Debug for Version {
 #[derive(Clone, Debug)]
 enum Fault {
     /// Nothing is done.
-    Refuse(StoreError),
+    Refuse(ProviderError),
     /// It is done, and nobody hears of it.
     Lose,
 }
@@ -54,7 +54,7 @@ impl Memory {
     }
 
     /// The next calls, of whatever kind, do nothing and fail with this error.
-    pub fn fail(&self, calls: usize, error: &StoreError) {
+    pub fn fail(&self, calls: usize, error: &ProviderError) {
         self.state().faults.extend(vec![Fault::Refuse(error.clone()); calls]);
     }
 
@@ -106,14 +106,14 @@ impl Memory {
     }
 
     /// A call: counted, refused or carried out, and heard of or not.
-    fn call<T>(&self, act: impl FnOnce(&mut State) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    fn call<T>(&self, act: impl FnOnce(&mut State) -> Result<T, ProviderError>) -> Result<T, ProviderError> {
         let mut state = self.state();
         state.calls += 1;
         match state.faults.pop_front() {
             Some(Fault::Refuse(error)) => Err(error),
             Some(Fault::Lose) => {
                 let _ = act(&mut state);
-                Err(StoreError::new(ErrorKind::Unavailable, "AnswerLost", "the connection broke"))
+                Err(ProviderError::new(ErrorKind::Unavailable, "AnswerLost", "the connection broke"))
             }
             None => act(&mut state),
         }
@@ -141,22 +141,22 @@ impl State {
     }
 
     /// Whether a path still is as it was seen. A mark that was put right since does not matter.
-    fn still(&self, path: &str, seen: &Held) -> Result<(), StoreError> {
+    fn still(&self, path: &str, seen: &Held) -> Result<(), ProviderError> {
         let held = self.held(path);
         if (held.presence, &held.version) == (seen.presence, &seen.version) {
             return Ok(());
         }
-        Err(StoreError::new(ErrorKind::Conflict, "Changed", format!("{path} has changed since it was read")))
+        Err(ProviderError::new(ErrorKind::Conflict, "Changed", format!("{path} has changed since it was read")))
     }
 }
 
 #[async_trait]
 impl Store for Memory {
-    async fn read(&self, path: &str) -> Result<Held, StoreError> {
+    async fn read(&self, path: &str) -> Result<Held, ProviderError> {
         self.call(|state| Ok(state.held(path)))
     }
 
-    async fn write(&self, path: &str, value: &Value<'_>, over: &Held) -> Result<String, StoreError> {
+    async fn write(&self, path: &str, value: &Value<'_>, over: &Held) -> Result<String, ProviderError> {
         let (token, mark) = (value.token.expose(), value.mark);
         self.call(|state| {
             state.still(path, over)?;
@@ -172,7 +172,7 @@ impl Store for Memory {
         })
     }
 
-    async fn retire(&self, path: &str, held: &Held, keep: &BTreeSet<String>) -> Result<(), StoreError> {
+    async fn retire(&self, path: &str, held: &Held, keep: &BTreeSet<String>) -> Result<(), ProviderError> {
         self.call(|state| {
             let current = held.version.as_ref().and_then(|version| version.parse::<usize>().ok()).unwrap_or_default();
             let versions = state.secrets.get_mut(path).map(|secret| secret.versions.iter_mut());
@@ -184,7 +184,7 @@ impl Store for Memory {
         })
     }
 
-    async fn delete(&self, path: &str, held: &Held) -> Result<(), StoreError> {
+    async fn delete(&self, path: &str, held: &Held) -> Result<(), ProviderError> {
         self.call(|state| {
             if state.secrets.contains_key(path) {
                 state.still(path, held)?;
@@ -194,7 +194,7 @@ impl Store for Memory {
         })
     }
 
-    async fn check(&self) -> Result<(), StoreError> {
+    async fn check(&self) -> Result<(), ProviderError> {
         self.call(|_| Ok(()))
     }
 }

@@ -11,7 +11,7 @@ use std::fmt;
 use async_trait::async_trait;
 use aws_lc_rs::digest::SHA256;
 
-use crate::api::Seconds;
+use crate::integration::{Credential, ErrorKind, Identity, Network, ProviderError};
 use crate::token::Token;
 
 mod admission;
@@ -20,15 +20,11 @@ pub mod aws_parameter_store;
 pub mod aws_secrets_manager;
 pub mod azure_key_vault;
 mod breaker;
-pub mod cluster_identity;
 mod controller;
 pub mod google_secret_manager;
 mod guard;
-pub mod identity;
 mod mark;
 pub mod memory;
-pub mod network;
-mod news;
 pub mod open;
 pub mod path;
 mod place;
@@ -42,14 +38,11 @@ pub use admission::{Ambient, NOT_ALLOWED, STORE_NOT_READY};
 pub use breaker::STORE_DOWN;
 pub use controller::Users;
 pub use google_secret_manager::GoogleSecretManager;
-pub use identity::{Credential, Identity};
 pub use mark::{Mark, Owner, UNMARKED};
 pub use memory::Memory;
-pub use network::Network;
 pub use open::Open;
 pub use provider::Provider;
 pub use registry::Registry;
-pub use status::{TIMING, Timing};
 pub use vault::Vault;
 
 /// What a provider can do with one path. A provider does what it is told: whether a path may be written or deleted was
@@ -57,22 +50,22 @@ pub use vault::Vault;
 #[async_trait]
 pub trait Store: Send + Sync {
     /// What the path holds.
-    async fn read(&self, path: &str) -> Result<Held, StoreError>;
+    async fn read(&self, path: &str) -> Result<Held, ProviderError>;
 
     /// Writes a new version over what `over` showed, with its mark; the new version. Fails with [`ErrorKind::Conflict`]
     /// if something else is there by now, as far as the provider can tell. Repeated with the same `jti` after a lost answer
     /// it adds no second version.
-    async fn write(&self, path: &str, value: &Value<'_>, over: &Held) -> Result<String, StoreError>;
+    async fn write(&self, path: &str, value: &Value<'_>, over: &Held) -> Result<String, ProviderError>;
 
     /// Ends every older version but those whose token is one of `keep`. A version whose token the provider cannot tell
     /// stays while `keep` is not empty.
-    async fn retire(&self, path: &str, held: &Held, keep: &BTreeSet<String>) -> Result<(), StoreError>;
+    async fn retire(&self, path: &str, held: &Held, keep: &BTreeSet<String>) -> Result<(), ProviderError>;
 
     /// Removes the secret that `held` showed.
-    async fn delete(&self, path: &str, held: &Held) -> Result<(), StoreError>;
+    async fn delete(&self, path: &str, held: &Held) -> Result<(), ProviderError>;
 
     /// Whether credentials and reach are good: one cheap call that needs no more rights than deliveries do.
-    async fn check(&self) -> Result<(), StoreError>;
+    async fn check(&self) -> Result<(), ProviderError>;
 }
 
 /// What is written.
@@ -204,63 +197,6 @@ pub enum Admission {
         /// What is known, for people; it does not change while the store is down.
         message: String,
     },
-}
-
-/// Why a call to a store did not do what was asked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}: {message}")]
-pub struct StoreError {
-    /// What it means for the next attempt.
-    pub kind: ErrorKind,
-    /// For programs, in PascalCase: the provider's own code where it has one.
-    pub reason: String,
-    /// For people: what failed and what to do. Never a token, a credential or the body of an answer.
-    pub message: String,
-    /// When the provider said that it may be asked again, counted from now.
-    pub retry_after: Option<Seconds>,
-}
-
-/// What an error means for the next attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// The store cannot be reached, does not answer in time or fails (5xx): it may pass by itself. Counts for the breaker.
-    Unavailable,
-    /// The store asks for patience (429).
-    Throttled,
-    /// Credentials are refused or too weak (401, 403): somebody must act. Credentials are read again.
-    Denied,
-    /// What the path stands in does not exist (a mount, a project): somebody must act.
-    NotFound,
-    /// The store refuses the request itself (400): somebody must act.
-    Invalid,
-    /// Something else is there than was read: read again.
-    Conflict,
-}
-
-impl StoreError {
-    /// An error of this kind.
-    pub fn new(kind: ErrorKind, reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { kind, reason: reason.into(), message: message.into(), retry_after: None }
-    }
-
-    /// Whether it may pass by itself.
-    pub fn is_retryable(&self) -> bool {
-        matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Throttled | ErrorKind::Conflict)
-    }
-}
-
-impl ErrorKind {
-    /// As metrics and reasons call it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unavailable => "Unavailable",
-            Self::Throttled => "Throttled",
-            Self::Denied => "Denied",
-            Self::NotFound => "NotFound",
-            Self::Invalid => "Invalid",
-            Self::Conflict => "Conflict",
-        }
-    }
 }
 
 impl fmt::Display for Presence {

@@ -10,12 +10,12 @@ use super::aws_secrets_manager::SecretsManager;
 use super::azure_key_vault::KeyVault;
 use super::google_secret_manager::GoogleSecretManager;
 use super::vault::Vault;
-use super::{ErrorKind, Identity, Network, Store, StoreError};
+use super::{ErrorKind, Identity, Network, ProviderError, Store};
 use crate::api::TokenStoreSpec;
 
 /// Opens the store that a spec describes, with these credentials: [`providers`], or what a test puts in their place.
 pub type Open = Arc<
-    dyn Fn(TokenStoreSpec, Arc<dyn Identity>, Network) -> BoxFuture<'static, Result<Box<dyn Store>, StoreError>>
+    dyn Fn(TokenStoreSpec, Arc<dyn Identity>, Network) -> BoxFuture<'static, Result<Box<dyn Store>, ProviderError>>
         + Send
         + Sync,
 >;
@@ -29,7 +29,7 @@ async fn open(
     spec: TokenStoreSpec,
     identity: Arc<dyn Identity>,
     network: Network,
-) -> Result<Box<dyn Store>, StoreError> {
+) -> Result<Box<dyn Store>, ProviderError> {
     let prefix = spec.path_prefix.as_deref();
     match &spec {
         TokenStoreSpec { hashicorp_vault: Some(vault), .. } => {
@@ -47,6 +47,8 @@ async fn open(
         TokenStoreSpec { azure_key_vault: Some(azure), .. } => {
             Ok(Box::new(KeyVault::open(azure, identity, network).await?))
         }
-        _ => Err(StoreError::new(ErrorKind::Invalid, "InvalidSpec", "spec names no provider that this version knows")),
+        _ => {
+            Err(ProviderError::new(ErrorKind::Invalid, "InvalidSpec", "spec names no provider that this version knows"))
+        }
     }
 }

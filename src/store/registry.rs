@@ -4,32 +4,31 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::PartialObjectMeta;
 use kube::{Client, Resource};
 
 use super::admission::{Ambient, INVALID_PATH, Refusal, STORE_NOT_READY, Subject};
 use super::breaker::Down;
-use super::cluster_identity::ClusterIdentity;
-use super::news::News;
 use super::place::place;
 use super::slot::{Blueprint, Slot};
-use super::status::Timing;
-use super::{Admission, ErrorKind, Held, Network, Open, STORE_DOWN, Store, StoreError, Value, path};
-use crate::api::{AccountId, Seconds, StoreId, TokenStore};
+use super::{Admission, ErrorKind, Held, Network, Open, ProviderError, STORE_DOWN, Store, Value, path};
+use crate::api::{AccountId, ObjectId, Seconds, TokenStore};
 use crate::clock;
 use crate::events::Events;
+use crate::integration::{ClusterIdentity, Concern, Namespaces, News, Tell, Timing};
+use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
-use crate::watch::{Cache, Change, Watch, prune_managed_fields};
+use crate::watch::{Cache, Change, Watch};
 
 /// What a registry is made of.
 pub struct Parts {
     /// The client; its own retries off.
     pub client: Client,
+    /// The namespaces.
+    pub namespaces: Arc<Namespaces>,
     /// How a store is opened: [`super::open::providers`].
     pub open: Open,
     /// What calls may reach, and how long each may take (`--store-timeout`).
@@ -46,73 +45,54 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Who hears of changes.
     pub tell: Tell,
-    /// How often stores are checked: [`super::status::TIMING`].
+    /// How often stores are checked: [`crate::integration::TIMING`].
     pub timing: Timing,
 }
-
-/// Called when accounts should be looked at again; must not block.
-pub type Tell = Arc<dyn Fn(Concern) + Send + Sync>;
-
-/// Whose accounts a change concerns.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Concern {
-    /// Those that use this store: its spec changed, it is being deleted or gone, or it is no longer down.
-    Store(StoreId),
-    /// Those in this namespace: its labels changed, or it is being deleted.
-    Namespace(String),
-}
-
-/// The metadata of a namespace.
-pub type NamespaceObject = PartialObjectMeta<Namespace>;
 
 /// The watches, to be run by [`Registry::run`].
 pub struct Tasks {
     pub(super) stores: Watch<TokenStore>,
-    pub(super) namespaces: Watch<NamespaceObject>,
 }
 
 /// All TokenStores.
 pub struct Registry {
     pub(super) parts: Parts,
     pub(super) stores: Arc<Cache<TokenStore>>,
-    namespaces: Arc<Cache<NamespaceObject>>,
-    slots: Mutex<HashMap<StoreId, Arc<Slot>>>,
+    slots: Mutex<HashMap<ObjectId, Arc<Slot>>>,
     news: News,
     // Stores by namespace and name.
     pub(super) queue: Queue,
     // Our own last write of a store that the watch may not have shown yet.
-    pub(super) written: Mutex<HashMap<StoreId, u64>>,
+    pub(super) written: Mutex<HashMap<ObjectId, u64>>,
 }
 
 impl Registry {
     /// The registry, and the watches that fill it.
     pub fn new(parts: Parts) -> (Arc<Self>, Tasks) {
         let stores = Watch::<TokenStore>::all(parts.client.clone());
-        let namespaces = Watch::<NamespaceObject>::all(parts.client.clone()).prune(prune_namespace);
         let registry = Self {
             parts,
             stores: stores.cache(),
-            namespaces: namespaces.cache(),
             slots: Mutex::default(),
             news: News::default(),
             queue: Queue::new(),
             written: Mutex::default(),
         };
-        (Arc::new(registry), Tasks { stores, namespaces })
+        (Arc::new(registry), Tasks { stores })
     }
 
     /// Whether stores and namespaces have been seen; before, [`Registry::admit`] knows nothing.
     pub fn synced(&self) -> bool {
-        self.stores.synced() && self.namespaces.synced()
+        self.stores.synced() && self.parts.namespaces.synced()
     }
 
     /// Why the operator is not ready, if so.
     pub fn trouble(&self) -> Option<String> {
-        self.stores.trouble("stores").or_else(|| self.namespaces.trouble("namespaces"))
+        self.stores.trouble("stores")
     }
 
     /// Whether an account of this namespace may use the path, and whether it is worth trying now. Never waits.
-    pub fn admit(&self, namespace: &str, store: &StoreId, path: &str) -> Admission {
+    pub fn admit(&self, namespace: &str, store: &ObjectId, path: &str) -> Admission {
         match self.admitted(namespace, store, path) {
             Ok(admission) => admission,
             Err(Refusal { reason, message }) => Admission::Refused { reason, message },
@@ -120,30 +100,24 @@ impl Registry {
     }
 
     /// A fingerprint of where a path really is; `None`: not known.
-    pub fn place(&self, store: &StoreId, path: &str) -> Option<String> {
+    pub fn place(&self, store: &ObjectId, path: &str) -> Option<String> {
         let object = self.stores.get(&key(store))?;
         let name = path::name(super::Provider::of(&object.spec)?, path).ok()?;
         Some(place(&object.spec, &name))
     }
 
     /// Whether the store is being deleted: accounts that use it go on, others should not begin.
-    pub fn deleting(&self, store: &StoreId) -> bool {
+    pub fn deleting(&self, store: &ObjectId) -> bool {
         self.stores.get(&key(store)).is_some_and(|store| store.metadata.deletion_timestamp.is_some())
     }
 
-    /// Whether the namespace is being deleted, or gone.
-    pub fn namespace_terminating(&self, namespace: &str) -> bool {
-        let seen = self.namespaces.get(&AccountId::new("", namespace));
-        seen.map_or_else(|| self.namespaces.synced(), |seen| seen.metadata.deletion_timestamp.is_some())
-    }
-
     /// Looks at a store again, since the accounts that use it may be others now.
-    pub fn used(&self, store: &StoreId) {
+    pub fn used(&self, store: &ObjectId) {
         self.queue.add(key(store));
     }
 
     /// What the path holds.
-    pub async fn read(&self, store: &StoreId, path: &str) -> Result<Held, StoreError> {
+    pub async fn read(&self, store: &ObjectId, path: &str) -> Result<Held, ProviderError> {
         let (slot, name) = self.at(store, path)?;
         let name = name.as_str();
         self.call(&slot, "read", |store| async move { store.read(name).await }).await
@@ -152,11 +126,11 @@ impl Registry {
     /// See [`Store::write`].
     pub async fn write(
         &self,
-        store: &StoreId,
+        store: &ObjectId,
         path: &str,
         value: &Value<'_>,
         over: &Held,
-    ) -> Result<String, StoreError> {
+    ) -> Result<String, ProviderError> {
         let (slot, name) = self.at(store, path)?;
         self.hold(store, &slot).await?;
         let name = name.as_str();
@@ -166,24 +140,24 @@ impl Registry {
     /// See [`Store::retire`].
     pub async fn retire(
         &self,
-        store: &StoreId,
+        store: &ObjectId,
         path: &str,
         held: &Held,
         keep: &BTreeSet<String>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), ProviderError> {
         let (slot, name) = self.at(store, path)?;
         let name = name.as_str();
         self.call(&slot, "retire", |store| async move { store.retire(name, held, keep).await }).await
     }
 
     /// See [`Store::delete`].
-    pub async fn delete(&self, store: &StoreId, path: &str, held: &Held) -> Result<(), StoreError> {
+    pub async fn delete(&self, store: &ObjectId, path: &str, held: &Held) -> Result<(), ProviderError> {
         let (slot, name) = self.at(store, path)?;
         let name = name.as_str();
         self.call(&slot, "delete", |store| async move { store.delete(name, held).await }).await
     }
 
-    fn admitted(&self, namespace: &str, store: &StoreId, path: &str) -> Result<Admission, Refusal> {
+    fn admitted(&self, namespace: &str, store: &ObjectId, path: &str) -> Result<Admission, Refusal> {
         let down = |message: String| Ok(Admission::Down { message });
         let Some(object) = self.stores.get(&key(store)) else {
             return match self.unseen(store) {
@@ -193,8 +167,8 @@ impl Registry {
         };
         let subject = Subject { id: store, spec: &object.spec, ambient: &self.parts.ambient };
         let provider = subject.usable().map_err(|refusal| refusal.of(store))?;
-        let labels = match self.namespaces.get(&AccountId::new("", namespace)) {
-            Some(seen) => seen.metadata.labels.clone().unwrap_or_default(),
+        let labels = match self.parts.namespaces.labels(namespace) {
+            Some(labels) => labels,
             None if subject.selects() && namespace != store.namespace => {
                 return down(format!("namespace {namespace} was not seen yet"));
             }
@@ -210,7 +184,7 @@ impl Registry {
     }
 
     // Why nothing can be said about a store that is not there.
-    fn unseen(&self, store: &StoreId) -> Option<String> {
+    fn unseen(&self, store: &ObjectId) -> Option<String> {
         if !self.synced() {
             return Some("TokenStores are not listed yet".into());
         }
@@ -218,10 +192,10 @@ impl Registry {
         unreadable.then(|| format!("TokenStore {store} cannot be read by this version of the operator; update it"))
     }
 
-    fn at(&self, store: &StoreId, path: &str) -> Result<(Arc<Slot>, String), StoreError> {
+    fn at(&self, store: &ObjectId, path: &str) -> Result<(Arc<Slot>, String), ProviderError> {
         let Some(object) = self.stores.get(&key(store)) else {
             return Err(match self.unseen(store) {
-                Some(why) => StoreError::new(ErrorKind::Unavailable, STORE_DOWN, why),
+                Some(why) => ProviderError::new(ErrorKind::Unavailable, STORE_DOWN, why),
                 None => invalid(Refusal::not_found(store)),
             });
         };
@@ -235,9 +209,9 @@ impl Registry {
         slot: &Slot,
         operation: &'static str,
         call: impl Fn(Arc<dyn Store>) -> F,
-    ) -> Result<T, StoreError>
+    ) -> Result<T, ProviderError>
     where
-        F: Future<Output = Result<T, StoreError>>,
+        F: Future<Output = Result<T, ProviderError>>,
     {
         let answer = slot.call(operation, call).await;
         if slot.guard.went_down() {
@@ -299,47 +273,22 @@ impl Registry {
             lock(&self.written).remove(&id);
             self.count_down();
         }
-        if self.news.of_store(key(&id), there.then_some(meta)) {
+        if self.news.of_object(key(&id), there.then_some(meta)) {
             (self.parts.tell)(Concern::Store(id.clone()));
         }
         self.queue.add(key(&id));
     }
-
-    pub(super) fn namespace_changed(&self, change: &Change<NamespaceObject>) {
-        let (namespace, there) = match change {
-            Change::Applied(namespace) => (namespace, true),
-            Change::Deleted(namespace) => (namespace, false),
-            Change::Synced => return,
-        };
-        let meta = &namespace.metadata;
-        let name = meta.name.clone().unwrap_or_default();
-        if self.news.of_namespace(AccountId::new("", &name), there.then_some(meta)) {
-            (self.parts.tell)(Concern::Namespace(name));
-        }
-    }
 }
 
-fn invalid(refusal: Refusal) -> StoreError {
-    StoreError::new(ErrorKind::Invalid, refusal.reason, refusal.message)
+fn invalid(refusal: Refusal) -> ProviderError {
+    ProviderError::new(ErrorKind::Invalid, refusal.reason, refusal.message)
 }
 
 /// As the caches and the queue name it.
-pub(super) fn key(store: &StoreId) -> AccountId {
+pub(super) fn key(store: &ObjectId) -> AccountId {
     AccountId::new(&store.namespace, &store.name)
 }
 
-fn identity(meta: &ObjectMeta) -> StoreId {
-    StoreId { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
-}
-
-fn prune_namespace(namespace: &mut NamespaceObject) {
-    prune_managed_fields(namespace);
-    namespace.types = None;
-    namespace.metadata.annotations = None;
-    namespace.metadata.owner_references = None;
-}
-
-// A poisoned lock is only one whose holder panicked between two map operations; each leaves the maps whole.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+fn identity(meta: &ObjectMeta) -> ObjectId {
+    ObjectId { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
 }

@@ -9,13 +9,13 @@ use tokio::sync::Mutex as Turns;
 
 use super::breaker::Attempt;
 use super::guard::Guard;
-use super::{ErrorKind, Identity, Network, Open, Provider, Store, StoreError};
-use crate::api::{Instant, StoreId, TokenStoreSpec};
+use super::{ErrorKind, Identity, Network, Open, Provider, ProviderError, Store};
+use crate::api::{Instant, ObjectId, TokenStoreSpec};
 use crate::metrics::Metrics;
 
 /// What a slot is made of.
 pub(super) struct Blueprint {
-    pub(super) id: StoreId,
+    pub(super) id: ObjectId,
     pub(super) uid: String,
     pub(super) spec: TokenStoreSpec,
     pub(super) provider: Provider,
@@ -47,7 +47,7 @@ struct Opened {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Checked {
     /// The last result; `None`: none yet.
-    pub(super) last: Option<Result<(), StoreError>>,
+    pub(super) last: Option<Result<(), ProviderError>>,
     /// Failures in a row.
     pub(super) failures: u32,
     /// When to check next; `None`: now.
@@ -66,7 +66,7 @@ impl Slot {
         self.of.uid == uid && self.of.spec == *spec
     }
 
-    pub(super) fn id(&self) -> &StoreId {
+    pub(super) fn id(&self) -> &ObjectId {
         &self.of.id
     }
 
@@ -84,9 +84,9 @@ impl Slot {
         &self,
         operation: &'static str,
         call: impl Fn(Arc<dyn Store>) -> F,
-    ) -> Result<T, StoreError>
+    ) -> Result<T, ProviderError>
     where
-        F: Future<Output = Result<T, StoreError>>,
+        F: Future<Output = Result<T, ProviderError>>,
     {
         let _turn = self.guard.turn().await?;
         let opened = self.opened(None).await?;
@@ -103,7 +103,7 @@ impl Slot {
     }
 
     /// The store's own check, with credentials and certificates read anew: a wrong caBundle looks like an outage.
-    pub(super) async fn check(&self) -> Result<(), StoreError> {
+    pub(super) async fn check(&self) -> Result<(), ProviderError> {
         let _turn = self.guard.turn_to_check().await;
         let opened = self.open().await?;
         let answer = self.timed("check", opened.store.check()).await;
@@ -115,7 +115,7 @@ impl Slot {
     }
 
     // One opens for all that wait. `refused`: what was opened before and is not to be used again.
-    async fn opened(&self, refused: Option<&Opened>) -> Result<Opened, StoreError> {
+    async fn opened(&self, refused: Option<&Opened>) -> Result<Opened, ProviderError> {
         let mut slot = self.opened.lock().await;
         let usable = |known: &&Opened| refused.is_none_or(|refused| !Arc::ptr_eq(&refused.store, &known.store));
         if let Some(known) = slot.as_ref().filter(usable) {
@@ -129,7 +129,7 @@ impl Slot {
         Ok(opened)
     }
 
-    async fn open(&self) -> Result<Opened, StoreError> {
+    async fn open(&self) -> Result<Opened, ProviderError> {
         let Blueprint { spec, identity, network, open, .. } = &self.of;
         let opening = open(spec.clone(), Arc::clone(identity), *network);
         let opened = self.timed("open", opening).await;
@@ -141,8 +141,8 @@ impl Slot {
     async fn timed<T>(
         &self,
         operation: &'static str,
-        call: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
+        call: impl Future<Output = Result<T, ProviderError>>,
+    ) -> Result<T, ProviderError> {
         let start = Monotonic::now();
         let answer = self.guard.within(call).await;
         let result = answer.as_ref().err().map_or("ok", |error| error.kind.as_str());

@@ -1,9 +1,8 @@
-//! What is told about a TokenStore, and when it is checked next. Pure.
+//! What is told about a TokenStore as its condition. Pure.
 
 use super::admission::Refusal;
-use super::{Provider, StoreError};
-use crate::api::{AccountId, Instant, Seconds, TokenStore, TokenStoreStatus};
-use crate::backoff;
+use super::{Provider, ProviderError};
+use crate::api::{AccountId, Instant, TokenStore, TokenStoreStatus};
 use crate::condition::{self, Says};
 
 /// What is known of a store.
@@ -12,46 +11,9 @@ pub(super) enum Finding {
     /// Nobody may use it as its spec is.
     Refused(Refusal),
     /// Its last check failed, or it is known to be down.
-    Failed(StoreError),
+    Failed(ProviderError),
     /// Its last check was good.
     Good,
-}
-
-/// How often a store is checked.
-#[derive(Clone, Copy, Debug)]
-pub struct Timing {
-    /// While it is healthy: not before this.
-    pub healthy: Seconds,
-    /// While it is down: not before this.
-    pub down: Seconds,
-    /// While its check fails: the longest wait.
-    pub failing: Seconds,
-    /// Refused credentials are read again, but not sooner after the last time than this: a path that is refused would
-    /// cost a login each time.
-    pub reopen: Seconds,
-}
-
-/// Hourly, about once a minute, and up to five minutes.
-pub const TIMING: Timing =
-    Timing { healthy: Seconds::hours(1), down: Seconds::minutes(1), failing: Seconds::minutes(5), reopen: Seconds(10) };
-
-impl Timing {
-    /// The wait after a check that ended like this. `down`: it does not answer. Up to a third is added by a jitter that
-    /// depends on `seed` alone.
-    pub(super) fn wait(&self, result: &Result<(), StoreError>, down: bool, failures: u32, seed: &str) -> Seconds {
-        match result {
-            Ok(()) => at_least(self.healthy, seed),
-            Err(_) if down => at_least(self.down, seed),
-            Err(error) => {
-                let asked = error.retry_after.unwrap_or(Seconds::ZERO);
-                backoff::delay(failures, self.failing, seed).max(asked.min(self.healthy))
-            }
-        }
-    }
-}
-
-fn at_least(period: Seconds, seed: &str) -> Seconds {
-    backoff::delay(u32::MAX, period + period / 3, seed).max(period)
 }
 
 /// The status of a store. `users`: the accounts that hold back a store that is being deleted.
@@ -80,7 +42,7 @@ fn ready(finding: &Finding) -> (bool, String, String) {
     match finding {
         Finding::Good => (true, "Checked".into(), "credentials and reach are good".into()),
         Finding::Refused(refusal) => (false, refusal.reason.into(), refusal.message.clone()),
-        Finding::Failed(error) => (false, reason(error), line(&error.message)),
+        Finding::Failed(error) => (false, error.condition_reason(), error.line()),
     }
 }
 
@@ -101,26 +63,12 @@ fn deleting(users: &[AccountId], status: bool, message: &str) -> String {
 /// Names in a message.
 const SHOWN: usize = 3;
 
-/// A provider's code as the reason of a condition, which has letters, digits and `_` only, a letter first.
-fn reason(error: &StoreError) -> String {
-    let code: String = error.reason.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect();
-    let code = code.trim_end_matches('_');
-    if code.starts_with(|c: char| c.is_ascii_alphabetic()) { code.to_owned() } else { error.kind.as_str().to_owned() }
-}
-
-fn line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(LINE).collect()
-}
-
-/// Characters of a message.
-const LINE: usize = 512;
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::store::ErrorKind;
+    use crate::integration::ErrorKind;
 
     fn store(deleting: bool) -> TokenStore {
         let mut store = json!({
@@ -145,7 +93,7 @@ mod tests {
     }
 
     fn failed(reason: &str, message: &str) -> Finding {
-        Finding::Failed(StoreError::new(ErrorKind::Denied, reason, message))
+        Finding::Failed(ProviderError::new(ErrorKind::Denied, reason, message))
     }
 
     #[test]
@@ -161,7 +109,7 @@ mod tests {
         ] {
             assert_eq!(told(&finding, false, 5), expected);
         }
-        assert_eq!(told(&failed("A", &"é".repeat(600)), false, 0).chars().filter(|c| *c == 'é').count(), LINE);
+        assert_eq!(told(&failed("A", &"é".repeat(600)), false, 0).chars().filter(|c| *c == 'é').count(), 512);
     }
 
     #[test]
@@ -181,24 +129,5 @@ mod tests {
         let once = next(&store, None, &Finding::Good, &[], Instant::from_unix(10));
         store.status = Some(once.clone());
         assert_eq!(next(&store, None, &Finding::Good, &[], Instant::from_unix(99)), once);
-    }
-
-    #[test]
-    fn waits_have_a_floor_when_healthy_or_down_and_a_cap_when_failing() {
-        let error = |after| {
-            let error = StoreError::new(ErrorKind::Throttled, "429", "");
-            Err(StoreError { retry_after: after, ..error })
-        };
-        let wait = |result: &Result<(), StoreError>, down, failures, seed: u32| {
-            TIMING.wait(result, down, failures, &seed.to_string()).0
-        };
-        for seed in 0..200 {
-            assert!((3600..=4800).contains(&wait(&Ok(()), false, 0, seed)));
-            assert!((60..=80).contains(&wait(&error(None), true, 9, seed)));
-            assert_eq!(wait(&error(None), false, 1, seed), 1);
-            assert!((225..=300).contains(&wait(&error(None), false, 99, seed)));
-            assert_eq!(wait(&error(Some(Seconds(900))), false, 1, seed), 900);
-            assert_eq!(wait(&error(Some(Seconds(90_000))), false, 1, seed), 3600);
-        }
     }
 }

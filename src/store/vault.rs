@@ -19,7 +19,7 @@ use vaultrs::api::kv2::requests::{
 };
 use vaultrs::api::kv2::responses::{ReadSecretMetadataResponse, SecretMetadata};
 
-use super::{ErrorKind, Held, Identity, Mark, Network, Presence, Store, StoreError, Value, digest};
+use super::{ErrorKind, Held, Identity, Mark, Network, Presence, ProviderError, Store, Value, digest};
 use crate::api::{HashicorpVault, Instant, Seconds};
 use crate::clock;
 
@@ -65,7 +65,7 @@ impl Vault {
         spec: &HashicorpVault,
         identity: Arc<dyn Identity>,
         network: Network,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, ProviderError> {
         let ca = match &spec.ca_bundle {
             Some(key) => Some(identity.secret(key).await?),
             None => None,
@@ -82,7 +82,7 @@ impl Vault {
     }
 
     /// One request, logged in. If it is refused, once more after a fresh login: the token may have been revoked.
-    async fn call<E: Endpoint>(&self, endpoint: &E) -> Result<Option<Answer<E::Response>>, StoreError> {
+    async fn call<E: Endpoint>(&self, endpoint: &E) -> Result<Option<Answer<E::Response>>, ProviderError> {
         let session = self.sessions.current(&self.transport).await?;
         match self.transport.call(Some(session.token()), endpoint).await {
             Err(error) if error.kind == ErrorKind::Denied => {
@@ -94,7 +94,7 @@ impl Vault {
     }
 
     /// Whether the mount is there and a KV engine of version 2.
-    async fn look_at_mount(&self) -> Result<(), StoreError> {
+    async fn look_at_mount(&self) -> Result<(), ProviderError> {
         let answer = match self.call(&ReadMount { mount: self.mount.clone() }).await {
             Err(error) if error.reason == transport::MOUNT_NOT_FOUND => None,
             answer => answer?,
@@ -106,26 +106,26 @@ impl Vault {
     }
 
     /// The name in Vault, on a mount that was looked at once.
-    async fn name(&self, path: &str) -> Result<String, StoreError> {
+    async fn name(&self, path: &str) -> Result<String, ProviderError> {
         self.mounted.get_or_try_init(|| self.look_at_mount()).await?;
         Ok(path.trim_start_matches('/').to_owned())
     }
 
-    async fn metadata(&self, name: &str) -> Result<Option<Metadata>, StoreError> {
+    async fn metadata(&self, name: &str) -> Result<Option<Metadata>, ProviderError> {
         let request = ReadSecretMetadataRequest { mount: self.mount.clone(), path: name.to_owned() };
         let answer = self.call(&request).await?;
         Ok(answer.and_then(|answer| answer.data).map(|metadata| Metadata::parse(&metadata, clock::now())))
     }
 
     /// A version's value; `None` if that was deleted.
-    async fn content(&self, name: &str, version: u64) -> Result<Option<Content>, StoreError> {
+    async fn content(&self, name: &str, version: u64) -> Result<Option<Content>, ProviderError> {
         let request = ReadSecretRequest { mount: self.mount.clone(), path: name.to_owned(), version: Some(version) };
         let answer = self.call(&request).await?;
         Ok(answer.and_then(|answer| answer.data).map(|read| Content::parse(&read.data)))
     }
 
     /// A new version, if the current one still is the one that was seen.
-    async fn put(&self, name: &str, value: &Value<'_>, over: &Held) -> Result<String, StoreError> {
+    async fn put(&self, name: &str, value: &Value<'_>, over: &Held) -> Result<String, ProviderError> {
         let seen = over.version.as_deref().unwrap_or("0");
         let cas = seen.parse().map_err(|_| changed(name))?;
         let data = json!({
@@ -144,7 +144,7 @@ impl Vault {
     }
 
     /// The metadata, if it is still the same owner's.
-    async fn still(&self, name: &str, held: &Held) -> Result<Option<Metadata>, StoreError> {
+    async fn still(&self, name: &str, held: &Held) -> Result<Option<Metadata>, ProviderError> {
         let Some(metadata) = self.metadata(name).await? else { return Ok(None) };
         let owner = |mark: &Option<Mark>| mark.as_ref().map(|mark| mark.owner.clone());
         if owner(&metadata.mark) == owner(&held.mark) { Ok(Some(metadata)) } else { Err(changed(name)) }
@@ -153,7 +153,7 @@ impl Vault {
 
 #[async_trait]
 impl Store for Vault {
-    async fn read(&self, path: &str) -> Result<Held, StoreError> {
+    async fn read(&self, path: &str) -> Result<Held, ProviderError> {
         let name = self.name(path).await?;
         let Some(metadata) = self.metadata(&name).await? else { return Ok(Held::default()) };
         let content = match metadata.current {
@@ -163,7 +163,7 @@ impl Store for Vault {
         Ok(held(metadata, content))
     }
 
-    async fn write(&self, path: &str, value: &Value<'_>, over: &Held) -> Result<String, StoreError> {
+    async fn write(&self, path: &str, value: &Value<'_>, over: &Held) -> Result<String, ProviderError> {
         let name = self.name(path).await?;
         let there = over.jti.as_ref() == Some(&value.mark.jti) && over.digest == Some(digest(value.token.expose()));
         let version = match &over.version {
@@ -177,7 +177,7 @@ impl Store for Vault {
         Ok(version)
     }
 
-    async fn retire(&self, path: &str, held: &Held, keep: &BTreeSet<String>) -> Result<(), StoreError> {
+    async fn retire(&self, path: &str, held: &Held, keep: &BTreeSet<String>) -> Result<(), ProviderError> {
         let name = self.name(path).await?;
         let Some(metadata) = self.still(&name, held).await? else { return Ok(()) };
         let seen = held.version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0);
@@ -193,7 +193,7 @@ impl Store for Vault {
         Ok(())
     }
 
-    async fn delete(&self, path: &str, held: &Held) -> Result<(), StoreError> {
+    async fn delete(&self, path: &str, held: &Held) -> Result<(), ProviderError> {
         let name = self.name(path).await?;
         let Some(metadata) = self.still(&name, held).await? else { return Ok(()) };
         if Some(metadata.current.to_string()) != held.version {
@@ -203,14 +203,14 @@ impl Store for Vault {
         Ok(())
     }
 
-    async fn check(&self) -> Result<(), StoreError> {
+    async fn check(&self) -> Result<(), ProviderError> {
         self.look_at_mount().await
     }
 }
 
 impl Vault {
     /// Whether the token in a version is known not to be one of `keep`.
-    async fn is_over(&self, name: &str, version: u64, keep: &BTreeSet<String>) -> Result<bool, StoreError> {
+    async fn is_over(&self, name: &str, version: u64, keep: &BTreeSet<String>) -> Result<bool, ProviderError> {
         let content = self.content(name, version).await?;
         Ok(content.and_then(|content| content.jti).is_some_and(|jti| !keep.contains(&jti)))
     }
@@ -267,8 +267,8 @@ fn is_usable(version: &SecretMetadata, now: Instant) -> bool {
     !version.destroyed && !deleted
 }
 
-fn changed(name: &str) -> StoreError {
-    StoreError::new(ErrorKind::Conflict, "Changed", format!("{name} has changed since it was read"))
+fn changed(name: &str) -> ProviderError {
+    ProviderError::new(ErrorKind::Conflict, "Changed", format!("{name} has changed since it was read"))
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, StatusCode};
 use tokio::net::TcpListener;
 use virtual_account_operator::api::{AwsAccessKey, AwsAuth, AwsSecretsManager, SecretKeyRef, ServiceAccountRef};
+use virtual_account_operator::integration::{ErrorKind, Network};
+use virtual_account_operator::store::Store;
 use virtual_account_operator::store::aws_secrets_manager::SecretsManager;
-use virtual_account_operator::store::{ErrorKind, Network, Store};
 
 use super::moto::Moto;
 use super::story::{CANARY, Given};

@@ -6,8 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::Method;
 use serde_json::json;
+use virtual_account_operator::integration::{ErrorKind, Network};
 use virtual_account_operator::store::azure_key_vault::KeyVault;
-use virtual_account_operator::store::{ErrorKind, Network, Presence, Store, Verdict};
+use virtual_account_operator::store::{Presence, Store, Verdict};
 
 use super::azure_vault::{Azure, NETWORK, credentials, open, settings};
 use super::contract::{Instance, Opening, contract, troubles};

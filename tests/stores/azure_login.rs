@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use tracing::level_filters::LevelFilter;
 use virtual_account_operator::api::AzureKeyVault;
+use virtual_account_operator::integration::{ErrorKind, Network};
+use virtual_account_operator::store::Store;
 use virtual_account_operator::store::azure_key_vault::KeyVault;
-use virtual_account_operator::store::{ErrorKind, Network, Store};
 
 use super::azure_vault::{
     AUDIENCE, Azure, CLIENT, NETWORK, TENANT, assertion, credentials, open, settings, settings_for_workload_identity,

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use virtual_account_operator::api::{AzureAuth, SecretKeyRef, TokenStore};
+use virtual_account_operator::integration::{ErrorKind, ProviderError};
+use virtual_account_operator::store::Store;
 use virtual_account_operator::store::azure_key_vault::KeyVault;
-use virtual_account_operator::store::{ErrorKind, Store, StoreError};
 
 use super::azure_vault::{AUDIENCE, Azure, NETWORK, TENANT, assertion, client_secret, credentials, open, settings};
 use super::fake::{Certificate, fakes};
@@ -67,7 +68,7 @@ pub(crate) fn data_actions() -> Vec<String> {
 }
 
 /// All that a store is asked to do, once.
-async fn live(store: &dyn Store, path: &str) -> Result<(), StoreError> {
+async fn live(store: &dyn Store, path: &str) -> Result<(), ProviderError> {
     store.check().await?;
     for sequence in 1..=3 {
         let token = issued(sequence);

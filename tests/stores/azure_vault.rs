@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 use virtual_account_operator::api::{AzureAuth, AzureKeyVault, SecretKeyRef, ServiceAccountRef};
-use virtual_account_operator::store::Network;
+use virtual_account_operator::integration::Network;
 use virtual_account_operator::store::azure_key_vault::KeyVault;
 
 use super::fake::{Certificate, Fake};

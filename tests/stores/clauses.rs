@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use virtual_account_operator::store::{ErrorKind, Presence, Store, UNMARKED, Verdict};
+use virtual_account_operator::integration::ErrorKind;
+use virtual_account_operator::store::{Presence, Store, UNMARKED, Verdict};
 
 use super::contract::{Instance, Opening, path};
 use super::logs::Logs;

@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use http::Method;
 use serde_json::{Value, json};
 use virtual_account_operator::api::GoogleSecretManager as Spec;
-use virtual_account_operator::store::{GoogleSecretManager, Held, Network, Presence, Store, StoreError, Verdict};
+use virtual_account_operator::integration::{Network, ProviderError};
+use virtual_account_operator::store::{GoogleSecretManager, Held, Presence, Store, Verdict};
 
 use super::contract::{Instance, Opening, contract, troubles};
 use super::fault::{Errors, IsWrite};
@@ -36,7 +37,11 @@ pub(super) fn federated(endpoint: &str) -> (Value, Arc<Given>) {
     (spec, Arc::new(Given::secret("token-writer", POOL, &projected(SUBJECT, POOL))))
 }
 
-pub(super) async fn open(spec: Value, given: Arc<Given>, network: Network) -> Result<GoogleSecretManager, StoreError> {
+pub(super) async fn open(
+    spec: Value,
+    given: Arc<Given>,
+    network: Network,
+) -> Result<GoogleSecretManager, ProviderError> {
     let spec: Spec = serde_json::from_value(spec).expect("a specification");
     GoogleSecretManager::open(&spec, None, given, network).await
 }
@@ -136,7 +141,7 @@ impl Path {
         self.store.read(self.path).await.unwrap()
     }
 
-    pub(super) async fn write(&self, token: &Issued, over: &Held) -> Result<String, StoreError> {
+    pub(super) async fn write(&self, token: &Issued, over: &Held) -> Result<String, ProviderError> {
         self.store.write(self.path, &token.value(), over).await
     }
 

@@ -13,7 +13,8 @@ use axum::response::Redirect;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use virtual_account_operator::store::{ErrorKind, Network, Store, StoreError};
+use virtual_account_operator::integration::{ErrorKind, Network, ProviderError};
+use virtual_account_operator::store::Store;
 
 use super::google::{NETWORK, federated, open, shared};
 use super::google_fake::{EMAIL, Fake, POOL, PROJECT, SUBJECT, projected};
@@ -48,7 +49,7 @@ fn with_key(fake: &Fake, key: &Value) -> (Value, Arc<Given>) {
     (spec, Arc::new(Given::secret("google", "key.json", &key.to_string())))
 }
 
-fn discreet(error: &StoreError) {
+fn discreet(error: &ProviderError) {
     let shown = format!("{error} {error:?}");
     assert!(!shown.contains(CANARY) && !shown.contains("PRIVATE"), "{shown}");
 }

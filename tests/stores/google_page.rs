@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use virtual_account_operator::api::{GoogleAuth, TokenStore, TokenStoreSpec};
+use virtual_account_operator::integration::{ErrorKind, ProviderError};
 use virtual_account_operator::store::path::name;
-use virtual_account_operator::store::{ErrorKind, GoogleSecretManager, Provider, Store, StoreError};
+use virtual_account_operator::store::{GoogleSecretManager, Provider, Store};
 
 use super::google::{NETWORK, federated, open, shared};
 use super::google_fake::{Fake, POOL, SUBJECT, fakes, projected};
@@ -69,7 +70,7 @@ async fn store(fake: &Fake) -> GoogleSecretManager {
 }
 
 /// All that a store is asked to do, once.
-async fn live(store: &dyn Store, path: &str) -> Result<(), StoreError> {
+async fn live(store: &dyn Store, path: &str) -> Result<(), ProviderError> {
     store.check().await?;
     for sequence in 1..=3 {
         let token = issued(sequence);

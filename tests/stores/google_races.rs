@@ -2,7 +2,8 @@
 
 use http::Method;
 use serde_json::json;
-use virtual_account_operator::store::{ErrorKind, Held, Presence, Verdict};
+use virtual_account_operator::integration::ErrorKind;
+use virtual_account_operator::store::{Held, Presence, Verdict};
 
 use super::contract::Instance as _;
 use super::fault::{Fault, Faults};

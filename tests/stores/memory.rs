@@ -1,7 +1,8 @@
 //! The store in memory keeps the contract that the others keep.
 
 use async_trait::async_trait;
-use virtual_account_operator::store::{ErrorKind, Held, Memory, Store, StoreError, Verdict};
+use virtual_account_operator::integration::{ErrorKind, ProviderError};
+use virtual_account_operator::store::{Held, Memory, Store, Verdict};
 
 use super::contract::{Instance, Opening, contract};
 use super::story::issued;
@@ -45,7 +46,7 @@ impl Instance for InMemory {
 #[tokio::test]
 async fn it_fails_as_often_as_it_is_told_to() {
     let (store, first) = (Memory::new(), issued(1));
-    let down = StoreError::new(ErrorKind::Unavailable, "Down", "it is down");
+    let down = ProviderError::new(ErrorKind::Unavailable, "Down", "it is down");
     store.fail(2, &down);
     assert_eq!(first.deliver(&store, "/p").await, Err(down.clone()));
     assert_eq!(store.check().await, Err(down));

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use virtual_account_operator::api::{AwsAuth, TokenStore, TokenStoreSpec};
+use virtual_account_operator::integration::{ErrorKind, Identity, ProviderError};
+use virtual_account_operator::store::Store;
 use virtual_account_operator::store::aws_parameter_store::ParameterStore;
 use virtual_account_operator::store::aws_secrets_manager::SecretsManager;
-use virtual_account_operator::store::{ErrorKind, Identity, Store, StoreError};
 
 use super::aws::{NETWORK, access_key, key, settings};
 use super::moto::Moto;
@@ -70,7 +71,7 @@ async fn enough_and_no_more<S: Store>(moto: &Moto, page: &str, open: impl Fn(Arc
 }
 
 /// All that a store is asked to do, once.
-async fn live(store: &dyn Store, path: &str) -> Result<(), StoreError> {
+async fn live(store: &dyn Store, path: &str) -> Result<(), ProviderError> {
     store.check().await?;
     for sequence in 1..=3 {
         let token = issued(sequence);

@@ -3,8 +3,9 @@
 use async_trait::async_trait;
 use serde_json::{Value as Json, json};
 use virtual_account_operator::api::AwsParameterStore;
+use virtual_account_operator::integration::{ErrorKind, Network};
 use virtual_account_operator::store::aws_parameter_store::ParameterStore;
-use virtual_account_operator::store::{ErrorKind, Network, Presence, Store, Verdict};
+use virtual_account_operator::store::{Presence, Store, Verdict};
 
 use super::aws::{NETWORK, REGION, Refusing, access_key, any_key};
 use super::contract::{Instance, Limits, Opening, contract, troubles};

@@ -9,8 +9,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value as Json, json};
 use virtual_account_operator::api::{AwsSecretsManager, Instant};
 use virtual_account_operator::clock;
+use virtual_account_operator::integration::{ErrorKind, Network};
 use virtual_account_operator::store::aws_secrets_manager::SecretsManager;
-use virtual_account_operator::store::{ErrorKind, Held, Network, Presence, Store, Verdict};
+use virtual_account_operator::store::{Held, Presence, Store, Verdict};
 
 use super::aws::{NETWORK, Refusing, any_key, settings};
 use super::contract::{Instance, Limits, Opening, contract, troubles};

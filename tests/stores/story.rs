@@ -6,9 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use virtual_account_operator::api::{Instant, SecretKeyRef, ServiceAccountRef};
-use virtual_account_operator::store::{
-    Credential, ErrorKind, Held, Identity, Mark, Owner, Store, StoreError, Value, Verdict, digest, judge,
-};
+use virtual_account_operator::integration::{Credential, ErrorKind, Identity, ProviderError};
+use virtual_account_operator::store::{Held, Mark, Owner, Store, Value, Verdict, digest, judge};
 use virtual_account_operator::token::{Token, fresh_jti};
 
 /// Part of every token and credential of the tests: it must be in no error and no debug output.
@@ -57,7 +56,7 @@ impl Issued {
     }
 
     /// One pass: read, decide, write if that is the decision. What was decided.
-    pub(crate) async fn deliver(&self, store: &dyn Store, path: &str) -> Result<Verdict, StoreError> {
+    pub(crate) async fn deliver(&self, store: &dyn Store, path: &str) -> Result<Verdict, ProviderError> {
         let held = store.read(path).await?;
         let verdict = self.judge(&held);
         if verdict == Verdict::Write {
@@ -112,11 +111,11 @@ impl Given {
         *self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, name: &str, key: &str) -> Result<Credential, StoreError> {
+    fn find(&self, name: &str, key: &str) -> Result<Credential, ProviderError> {
         *self.asked.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         let missing =
-            || StoreError::new(ErrorKind::Denied, "SecretNotFound", format!("Secret {name} has no key {key}"));
+            || ProviderError::new(ErrorKind::Denied, "SecretNotFound", format!("Secret {name} has no key {key}"));
         secrets.get(&(name.into(), key.into())).map(|value| Credential::new(value.clone())).ok_or_else(missing)
     }
 }
@@ -124,7 +123,7 @@ impl Given {
 /// A ServiceAccount's token is the secret with its name and the audience as the key.
 #[async_trait]
 impl Identity for Given {
-    async fn secret(&self, key: &SecretKeyRef) -> Result<Credential, StoreError> {
+    async fn secret(&self, key: &SecretKeyRef) -> Result<Credential, ProviderError> {
         self.find(&key.name, &key.key)
     }
 
@@ -132,7 +131,7 @@ impl Identity for Given {
         &self,
         account: &ServiceAccountRef,
         audience: &str,
-    ) -> Result<Credential, StoreError> {
+    ) -> Result<Credential, ProviderError> {
         self.find(&account.name, audience)
     }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use virtual_account_operator::api::Seconds;
-use virtual_account_operator::store::{ErrorKind, Store, StoreError, Verdict};
+use virtual_account_operator::integration::{ErrorKind, ProviderError};
+use virtual_account_operator::store::{Store, Verdict};
 
 use super::contract::{Instance, Opening, path};
 use super::fault::{Fault, Faults};
@@ -51,14 +52,14 @@ impl Behind {
 }
 
 /// An error that can be shown to anybody.
-fn discreet(error: &StoreError) {
+fn discreet(error: &ProviderError) {
     let shown = format!("{error} {error:?}");
     assert!(!shown.contains(CANARY), "a secret is told: {shown}");
     assert!(error.message.chars().count() <= 400 && !error.message.contains('\n'), "{shown}");
 }
 
 #[track_caller]
-fn fails_with<T: std::fmt::Debug>(result: Result<T, StoreError>, kind: ErrorKind) -> StoreError {
+fn fails_with<T: std::fmt::Debug>(result: Result<T, ProviderError>, kind: ErrorKind) -> ProviderError {
     let error = result.expect_err("it cannot work");
     assert_eq!(error.kind, kind, "{error}");
     discreet(&error);

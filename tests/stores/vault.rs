@@ -6,7 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use virtual_account_operator::api::HashicorpVault;
-use virtual_account_operator::store::{Network, Store, StoreError, Vault};
+use virtual_account_operator::integration::{Network, ProviderError};
+use virtual_account_operator::store::{Store, Vault};
 
 use super::bao::Bao;
 use super::contract::{Instance, Opening, contract, troubles};
@@ -39,11 +40,11 @@ pub(super) fn shared() -> &'static Prepared {
 }
 
 /// The store that a specification names, as a test may open it.
-pub(super) async fn open(spec: Value, given: Arc<Given>) -> Result<Vault, StoreError> {
+pub(super) async fn open(spec: Value, given: Arc<Given>) -> Result<Vault, ProviderError> {
     open_within(TIMEOUT, spec, given).await
 }
 
-async fn open_within(timeout: Duration, spec: Value, given: Arc<Given>) -> Result<Vault, StoreError> {
+async fn open_within(timeout: Duration, spec: Value, given: Arc<Given>) -> Result<Vault, ProviderError> {
     let spec: HashicorpVault = serde_json::from_value(spec).expect("a specification");
     Vault::open(&spec, given, Network { allow_local: true, timeout }).await
 }

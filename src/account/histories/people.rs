@@ -9,14 +9,14 @@ use super::stores::{PATHS, Version, place};
 use super::world::World;
 use crate::account::desired::StorePath;
 use crate::account::stores::NOT_OURS;
-use crate::api::{DeletionPolicy, SYNC_ANNOTATION, Seconds, SecretStore, StoreRef, TokenSecret};
+use crate::api::{DeletionPolicy, ObjectRef, SYNC_ANNOTATION, Seconds, SecretStore, TokenSecret};
 use crate::store::{Mark, Owner, Presence};
 
 /// An entry of `spec.secretStores` for each of these stores and paths.
 pub(super) fn stores_at<'a>(places: impl Iterator<Item = (&'a str, &'a str)>) -> Option<Vec<SecretStore>> {
     let all: Vec<SecretStore> = places
         .map(|(store, path)| SecretStore {
-            store_ref: StoreRef { namespace: None, name: store.into() },
+            store_ref: ObjectRef { namespace: None, name: store.into() },
             secret_path: path.into(),
             deletion_policy: None,
         })

@@ -7,8 +7,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use super::world::World;
 use crate::account::desired::StorePath;
-use crate::api::{Instant, Seconds, StoreId};
-use crate::store::{Admission, ErrorKind, Held, Mark, Presence, StoreError};
+use crate::api::{Instant, ObjectId, Seconds};
+use crate::integration::{ErrorKind, ProviderError};
+use crate::store::{Admission, Held, Mark, Presence};
 
 /// The paths that accounts use.
 pub(super) const PATHS: [&str; 2] = ["/p", "/q"];
@@ -104,7 +105,7 @@ impl Vault {
 
 /// A path in one of the stores.
 pub(super) fn place(store: &str, path: &str) -> StorePath {
-    StorePath { store: StoreId { namespace: "team".into(), name: store.into() }, path: path.into() }
+    StorePath { store: ObjectId { namespace: "team".into(), name: store.into() }, path: path.into() }
 }
 
 impl Shelf {
@@ -174,20 +175,20 @@ impl World {
         Admission::Open { take_over: Vec::new() }
     }
 
-    fn answers(&mut self, at: &StorePath) -> Result<(), StoreError> {
+    fn answers(&mut self, at: &StorePath) -> Result<(), ProviderError> {
         let vault = self.vault(at);
         let (dead, denied) = (self.now < vault.dead_until, self.now < vault.denied_until);
         if dead && self.chance(0.3) {
-            let error = StoreError::new(ErrorKind::Throttled, "SlowDown", "the store asks for patience");
-            return Err(StoreError { retry_after: Some(Seconds(90)), ..error });
+            let error = ProviderError::new(ErrorKind::Throttled, "SlowDown", "the store asks for patience");
+            return Err(ProviderError { retry_after: Some(Seconds(90)), ..error });
         }
         if dead {
-            return Err(StoreError::new(ErrorKind::Unavailable, "Unavailable", "the store does not answer"));
+            return Err(ProviderError::new(ErrorKind::Unavailable, "Unavailable", "the store does not answer"));
         }
-        if denied { Err(StoreError::new(ErrorKind::Denied, "AccessDenied", "403")) } else { Ok(()) }
+        if denied { Err(ProviderError::new(ErrorKind::Denied, "AccessDenied", "403")) } else { Ok(()) }
     }
 
-    pub(super) fn read_store(&mut self, at: &StorePath, by: usize) -> Result<Held, StoreError> {
+    pub(super) fn read_store(&mut self, at: &StorePath, by: usize) -> Result<Held, ProviderError> {
         self.answers(at)?;
         self.calls.store_reads += 1;
         let digests = self.vault(at).compares;
@@ -196,7 +197,7 @@ impl World {
         Ok(held)
     }
 
-    pub(super) fn put(&mut self, put: &Put, by: usize) -> Result<String, StoreError> {
+    pub(super) fn put(&mut self, put: &Put, by: usize) -> Result<String, ProviderError> {
         self.answers(&put.at)?;
         let compares = self.vault(&put.at).compares;
         let dies = self.faults && self.chance(0.05);
@@ -205,7 +206,7 @@ impl World {
         let same =
             slot.current().is_some_and(|there| there.jti.as_ref() == Some(&put.mark.jti) && there.bytes == put.bytes);
         if compares && raced && !same {
-            return Err(StoreError::new(ErrorKind::Conflict, "Conflict", "another version is there"));
+            return Err(ProviderError::new(ErrorKind::Conflict, "Conflict", "another version is there"));
         }
         self.calls.store_writes += 1;
         self.judge_put(put, raced, same && (compares || !raced), by);
@@ -221,14 +222,14 @@ impl World {
         // The value comes before the mark, and the call may end between the two.
         if dies && !new {
             self.log("the mark is not written");
-            return Err(StoreError::new(ErrorKind::Unavailable, "Timeout", "the store does not answer in time"));
+            return Err(ProviderError::new(ErrorKind::Unavailable, "Timeout", "the store does not answer in time"));
         }
         let slot = self.shelf(&put.at);
         slot.mark = Some(put.mark.clone());
         Ok(slot.version().unwrap_or_default())
     }
 
-    pub(super) fn retire(&mut self, retire: &Retire) -> Result<String, StoreError> {
+    pub(super) fn retire(&mut self, retire: &Retire) -> Result<String, ProviderError> {
         self.answers(&retire.at)?;
         self.calls.store_writes += 1;
         let below = retire.held.as_deref().and_then(|id| id.parse::<u64>().ok()).unwrap_or_default();
@@ -247,7 +248,7 @@ impl World {
     }
 
     // No store compares before it deletes.
-    pub(super) fn remove(&mut self, remove: &Remove, by: usize) -> Result<String, StoreError> {
+    pub(super) fn remove(&mut self, remove: &Remove, by: usize) -> Result<String, ProviderError> {
         self.answers(&remove.at)?;
         self.calls.store_writes += 1;
         let keeps_name = self.vault(&remove.at).compares;

@@ -16,7 +16,7 @@ use crate::account::fixtures;
 use crate::account::observe::version_number;
 use crate::account::secret::{ACCOUNT_LABEL, SecretMeta};
 use crate::api::{AccountId, Instant, Permission, STORES_FINALIZER, Seconds, VirtualAccount, VirtualAccountStatus};
-use crate::store::StoreError;
+use crate::integration::ProviderError;
 use crate::token::{Key, KeyMaterial, Ring};
 
 pub(super) const ACCOUNT: &str = "a";
@@ -66,7 +66,7 @@ pub(super) enum Write {
 pub(super) enum Answer {
     Account(Box<VirtualAccount>),
     Version(String),
-    Stored(Result<String, StoreError>),
+    Stored(Result<String, ProviderError>),
 }
 
 /// A write between its departure and the answer.

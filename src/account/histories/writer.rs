@@ -16,8 +16,9 @@ use crate::account::apply::{CallError, Cluster};
 use crate::account::desired::{Limits, StorePath};
 use crate::account::observe::version_number;
 use crate::account::secret::SecretMeta;
-use crate::api::{AccountId, Instant, Seconds, StoreId, VirtualAccount, VirtualAccountStatus};
-use crate::store::{Admission, ErrorKind, Held, StoreError, Value};
+use crate::api::{AccountId, Instant, ObjectId, Seconds, VirtualAccount, VirtualAccountStatus};
+use crate::integration::{ErrorKind, ProviderError};
+use crate::store::{Admission, Held, Value};
 use crate::token::Ring;
 
 /// One of the two operators.
@@ -38,13 +39,13 @@ impl Writer {
     }
 
     // Stores answer when they like.
-    async fn send_to_store(&self, write: Write) -> Result<String, StoreError> {
+    async fn send_to_store(&self, write: Write) -> Result<String, ProviderError> {
         let id = self.world().depart(write, self.me);
         self.pause().await;
         match self.world().arrive(id) {
             Ok(Answer::Stored(answer)) => answer,
             Ok(_) => unreachable!("the answer to a store's write"),
-            Err(_) => Err(StoreError::new(ErrorKind::Unavailable, "Timeout", "the store does not answer in time")),
+            Err(_) => Err(ProviderError::new(ErrorKind::Unavailable, "Timeout", "the store does not answer in time")),
         }
     }
 
@@ -173,7 +174,7 @@ impl Cluster for Writer {
         None
     }
 
-    fn store_deleting(&self, _: &StoreId) -> bool {
+    fn store_deleting(&self, _: &ObjectId) -> bool {
         false
     }
 
@@ -181,12 +182,12 @@ impl Cluster for Writer {
         self.world().terminating
     }
 
-    async fn read_store(&self, at: &StorePath) -> Result<Held, StoreError> {
+    async fn read_store(&self, at: &StorePath) -> Result<Held, ProviderError> {
         self.pause().await;
         self.world().read_store(at, self.me)
     }
 
-    async fn write_store(&self, at: &StorePath, value: &Value<'_>, over: &Held) -> Result<String, StoreError> {
+    async fn write_store(&self, at: &StorePath, value: &Value<'_>, over: &Held) -> Result<String, ProviderError> {
         let put = Put {
             at: at.clone(),
             bytes: value.token.expose().as_bytes().to_vec(),
@@ -198,12 +199,12 @@ impl Cluster for Writer {
         self.send_to_store(Write::Put(Box::new(put))).await
     }
 
-    async fn retire_store(&self, at: &StorePath, held: &Held, keep: &BTreeSet<String>) -> Result<(), StoreError> {
+    async fn retire_store(&self, at: &StorePath, held: &Held, keep: &BTreeSet<String>) -> Result<(), ProviderError> {
         let retire = Retire { at: at.clone(), held: held.version.clone(), keep: keep.clone() };
         self.send_to_store(Write::Retire(Box::new(retire))).await.map(drop)
     }
 
-    async fn delete_store(&self, at: &StorePath, held: &Held) -> Result<(), StoreError> {
+    async fn delete_store(&self, at: &StorePath, held: &Held) -> Result<(), ProviderError> {
         let base = self.world().locals[self.me].base;
         let remove = Remove { at: at.clone(), over: held.version.clone(), base };
         self.send_to_store(Write::Remove(Box::new(remove))).await.map(drop)

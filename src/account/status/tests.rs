@@ -5,7 +5,8 @@ use crate::account::condition::Reason;
 use crate::account::desired::Invalid;
 use crate::account::fixtures::{HOUR, Scene, at, entry, store_holding, superseded};
 use crate::api::{SecretStoreStatus, TargetError};
-use crate::store::{Admission, ErrorKind, StoreError};
+use crate::integration::{ErrorKind, ProviderError};
+use crate::store::Admission;
 
 fn failed(reason: &str) -> Outcome {
     Outcome::Failed(TargetError { reason: reason.into(), message: "no".into() })
@@ -196,7 +197,7 @@ fn shown_with_store(scene: &Scene, now: Instant, store: StoreOutcome) -> (String
 }
 
 fn store_error(reason: &str) -> StoreOutcome {
-    StoreOutcome::Failed(StoreError::new(ErrorKind::Denied, reason, "the store said no"))
+    StoreOutcome::Failed(ProviderError::new(ErrorKind::Denied, reason, "the store said no"))
 }
 
 #[test]

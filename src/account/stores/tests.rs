@@ -6,7 +6,7 @@ use super::*;
 use crate::account::desired::{Limits, Request};
 use crate::account::fixtures::{HOUR, Scene, at, entry, store_holding, store_path, superseded};
 use crate::account::status::{Clock, Outcome, Outcomes, finished};
-use crate::api::{Phase, StoreId};
+use crate::api::{ObjectId, Phase};
 
 fn open() -> Admission {
     Admission::Open { take_over: Vec::new() }
@@ -267,8 +267,8 @@ fn after(scene: &Scene, outcome: StoreOutcome) -> SecretStoreStatus {
 }
 
 fn broken(retry_after: Option<Seconds>) -> StoreOutcome {
-    let error = StoreError::new(ErrorKind::Throttled, "SlowDown", "not so fast");
-    StoreOutcome::Failed(StoreError { retry_after, ..error })
+    let error = ProviderError::new(ErrorKind::Throttled, "SlowDown", "not so fast");
+    StoreOutcome::Failed(ProviderError { retry_after, ..error })
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn success_forgets_failures_and_a_version_that_could_not_be_ended_is_one() {
     let holds = |leftover| StoreOutcome::Holds { version: "v2".into(), leftover };
     let good = SecretStoreStatus { version: Some("v2".into()), synced_at: Some(at(100)), ..store_holding("j1") };
     assert_eq!(after(&scene, holds(None)), good);
-    let leftover = after(&scene, holds(Some(StoreError::new(ErrorKind::Denied, "AccessDenied", "403"))));
+    let leftover = after(&scene, holds(Some(ProviderError::new(ErrorKind::Denied, "AccessDenied", "403"))));
     assert_eq!((leftover.jwt_id, leftover.synced_at), (good.jwt_id, good.synced_at));
     assert_eq!((leftover.failures, leftover.error.map(|error| error.reason)), (Some(4), Some("AccessDenied".into())));
 }
@@ -338,9 +338,9 @@ fn the_next_look_is_at_a_retry_a_check_or_the_deadline() {
 #[test]
 fn in_a_namespace_that_goes_only_what_may_pass_is_tried_again() {
     let kinds = [ErrorKind::Unavailable, ErrorKind::Throttled, ErrorKind::Conflict];
-    assert!(kinds.iter().all(|kind| !is_hopeless(&StoreError::new(*kind, "", ""))));
+    assert!(kinds.iter().all(|kind| !is_hopeless(&ProviderError::new(*kind, "", ""))));
     let kinds = [ErrorKind::Denied, ErrorKind::NotFound, ErrorKind::Invalid];
-    assert!(kinds.iter().all(|kind| is_hopeless(&StoreError::new(*kind, "", ""))));
+    assert!(kinds.iter().all(|kind| is_hopeless(&ProviderError::new(*kind, "", ""))));
 }
 
 #[test]
@@ -352,5 +352,5 @@ fn targets_are_told_apart_by_store_and_path() {
     };
     assert!(other(|_| {}));
     assert!(!other(|record| record.secret_path = "/q".into()));
-    assert!(!other(|record| record.store_ref = StoreId { namespace: "other".into(), name: "vault".into() }));
+    assert!(!other(|record| record.store_ref = ObjectId { namespace: "other".into(), name: "vault".into() }));
 }

@@ -6,13 +6,13 @@ use aws_sdk_sts::config::http::HttpResponse;
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 
 use crate::api::Seconds;
-use crate::store::{ErrorKind, StoreError};
+use crate::integration::{ErrorKind, ProviderError};
 
 /// Longest text of AWS that is passed on, in characters.
 const LONGEST: usize = 240;
 
 /// What a failed call means. `what` is the operation's name.
-pub(super) fn classify<E>(what: &str, error: &SdkError<E, HttpResponse>) -> StoreError
+pub(super) fn classify<E>(what: &str, error: &SdkError<E, HttpResponse>) -> ProviderError
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
@@ -28,12 +28,12 @@ where
         SdkError::DispatchFailure(_) => {
             unavailable("Unreachable", format!("{what}: cannot reach AWS: {}", root(error)))
         }
-        _ => StoreError::new(ErrorKind::Invalid, "InvalidRequest", format!("{what}: {}", root(error))),
+        _ => ProviderError::new(ErrorKind::Invalid, "InvalidRequest", format!("{what}: {}", root(error))),
     }
 }
 
 /// An error of ours, such as a login's, that came back through the SDK.
-fn own<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a StoreError> {
+fn own<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a ProviderError> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(own) = error.downcast_ref() {
@@ -44,7 +44,7 @@ fn own<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a StoreError> {
     None
 }
 
-fn answered<E>(what: &str, error: &SdkError<E, HttpResponse>) -> StoreError
+fn answered<E>(what: &str, error: &SdkError<E, HttpResponse>) -> ProviderError
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
@@ -58,9 +58,9 @@ where
     let cure = cure(code).map(|cure| format!("; {cure}")).unwrap_or_default();
     let message = format!("{what}: {said}{cure}");
     let retry_after = response.and_then(|response| response.headers().get("retry-after"));
-    StoreError {
+    ProviderError {
         retry_after: retry_after.and_then(|value| value.trim().parse().ok()).map(Seconds),
-        ..StoreError::new(kind, reason, message)
+        ..ProviderError::new(kind, reason, message)
     }
 }
 
@@ -155,8 +155,8 @@ fn cure(code: &str) -> Option<&'static str> {
     })
 }
 
-fn unavailable(reason: &str, message: String) -> StoreError {
-    StoreError::new(ErrorKind::Unavailable, reason, message)
+fn unavailable(reason: &str, message: String) -> ProviderError {
+    ProviderError::new(ErrorKind::Unavailable, reason, message)
 }
 
 /// The deepest source says most: the layers above only say that something failed.
@@ -193,7 +193,7 @@ mod tests {
         }
     }
 
-    fn refused(status: u16, code: &str, message: &str, headers: &[(&'static str, &'static str)]) -> StoreError {
+    fn refused(status: u16, code: &str, message: &str, headers: &[(&'static str, &'static str)]) -> ProviderError {
         let mut response = HttpResponse::new(StatusCode::try_from(status).unwrap(), "a body".into());
         for (name, value) in headers {
             response.headers_mut().insert(*name, *value);
@@ -274,7 +274,7 @@ mod tests {
             (ErrorKind::Unavailable, "Timeout")
         );
 
-        let own = StoreError::new(ErrorKind::Denied, "SecretNotFound", "there is no Secret aws");
+        let own = ProviderError::new(ErrorKind::Denied, "SecretNotFound", "there is no Secret aws");
         let login = CredentialsError::provider_error(own.clone());
         assert_eq!(failed(ConnectorError::other(login.into(), None)), own);
     }

@@ -14,7 +14,7 @@ use aws_sdk_sts::types::Credentials as Assumed;
 
 use super::{Place, classify};
 use crate::api::{AwsAccessKey, ServiceAccountRef};
-use crate::store::{ErrorKind, Identity, StoreError};
+use crate::integration::{ErrorKind, Identity, ProviderError};
 
 /// Credentials that end are replaced this long before.
 pub(super) const REFRESH_BEFORE: Duration = Duration::from_mins(1);
@@ -42,7 +42,7 @@ pub(super) struct Login {
 }
 
 impl Login {
-    pub(super) fn new(place: &Place<'_>, identity: Arc<dyn Identity>, sts: SdkConfig) -> Result<Self, StoreError> {
+    pub(super) fn new(place: &Place<'_>, identity: Arc<dyn Identity>, sts: SdkConfig) -> Result<Self, ProviderError> {
         let source = match place.auth {
             None => Source::Ambient,
             Some(auth) => match (&auth.secret_ref, &auth.service_account_ref) {
@@ -58,7 +58,7 @@ impl Login {
         Ok(Self { source, role, identity, sts })
     }
 
-    async fn credentials(&self) -> Result<Credentials, StoreError> {
+    async fn credentials(&self) -> Result<Credentials, ProviderError> {
         let own = match (&self.source, &self.role) {
             (Source::ServiceAccount(account), Some(role)) => return self.web_identity(account, role).await,
             (Source::ServiceAccount(_), None) => return Err(invalid("roleArn is missing")),
@@ -71,7 +71,7 @@ impl Login {
         }
     }
 
-    async fn key(&self, key: &AwsAccessKey) -> Result<Credentials, StoreError> {
+    async fn key(&self, key: &AwsAccessKey) -> Result<Credentials, ProviderError> {
         let id = self.identity.secret(&key.access_key_id).await?;
         let secret = self.identity.secret(&key.secret_access_key).await?;
         let session = match &key.session_token {
@@ -81,7 +81,7 @@ impl Login {
         Ok(Credentials::new(id.expose(), secret.expose(), session, None, PROVIDER))
     }
 
-    async fn ambient(&self) -> Result<Credentials, StoreError> {
+    async fn ambient(&self) -> Result<Credentials, ProviderError> {
         let region: Option<Region> = self.sts.region().cloned();
         let chain = DefaultCredentialsChain::builder().region(region).build().await;
         chain.provide_credentials().await.map_err(|error| {
@@ -92,11 +92,11 @@ impl Login {
                 }
                 _ => "the operator's own AWS credentials cannot be had: see the role of its ServiceAccount",
             };
-            StoreError::new(ErrorKind::Denied, "NoCredentials", message)
+            ProviderError::new(ErrorKind::Denied, "NoCredentials", message)
         })
     }
 
-    async fn web_identity(&self, account: &ServiceAccountRef, role: &str) -> Result<Credentials, StoreError> {
+    async fn web_identity(&self, account: &ServiceAccountRef, role: &str) -> Result<Credentials, ProviderError> {
         let token = self.identity.service_account_token(account, AUDIENCE).await?;
         let request = Client::new(&self.sts).assume_role_with_web_identity();
         let request = request.role_arn(role).role_session_name(SESSION).web_identity_token(token.expose());
@@ -104,7 +104,7 @@ impl Login {
         assumed(answer.credentials)
     }
 
-    async fn assume(&self, own: Credentials, role: &str) -> Result<Credentials, StoreError> {
+    async fn assume(&self, own: Credentials, role: &str) -> Result<Credentials, ProviderError> {
         let config = self.sts.to_builder().credentials_provider(SharedCredentialsProvider::new(own)).build();
         let request = Client::new(&config).assume_role().role_arn(role).role_session_name(SESSION);
         let answer = request.send().await.map_err(|error| classify("AssumeRole", &error))?;
@@ -128,14 +128,14 @@ impl fmt::Debug for Login {
     }
 }
 
-fn assumed(credentials: Option<Assumed>) -> Result<Credentials, StoreError> {
-    let invalid = || StoreError::new(ErrorKind::Unavailable, "InvalidResponse", "STS answered without credentials");
+fn assumed(credentials: Option<Assumed>) -> Result<Credentials, ProviderError> {
+    let invalid = || ProviderError::new(ErrorKind::Unavailable, "InvalidResponse", "STS answered without credentials");
     let given = credentials.ok_or_else(invalid)?;
     let ends = SystemTime::try_from(*given.expiration()).map_err(|_| invalid())?;
     let token = Some(given.session_token().to_owned());
     Ok(Credentials::new(given.access_key_id(), given.secret_access_key(), token, Some(ends), PROVIDER))
 }
 
-fn invalid(message: &str) -> StoreError {
-    StoreError::new(ErrorKind::Invalid, "InvalidSpec", message)
+fn invalid(message: &str) -> ProviderError {
+    ProviderError::new(ErrorKind::Invalid, "InvalidSpec", message)
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::{ErrorKind, Mark, StoreError, Value};
+use super::super::{ErrorKind, Mark, ProviderError, Value};
 use super::error::{self, Failed, State};
 use super::version::{Newest, Version};
 
@@ -42,7 +42,7 @@ impl Calls {
     }
 
     /// Whether a secret can be read, or would be if it were there.
-    pub(super) async fn probe(&self, name: &str) -> Result<(), StoreError> {
+    pub(super) async fn probe(&self, name: &str) -> Result<(), ProviderError> {
         match self.call(self.client.get_secret(name, None)).await {
             Err(failed) if failed.is(State::NotFound) || failed.is(State::Disabled) => Ok(()),
             answer => Ok(answer.map(drop)?),
@@ -50,7 +50,7 @@ impl Calls {
     }
 
     /// What consumers get now, or why they get nothing.
-    pub(super) async fn newest(&self, name: &str) -> Result<Newest, StoreError> {
+    pub(super) async fn newest(&self, name: &str) -> Result<Newest, ProviderError> {
         match self.call(self.client.get_secret(name, None)).await {
             Ok(answer) => current(model(answer)?),
             Err(failed) if failed.is(State::Disabled) => Ok(Newest::Disabled),
@@ -59,7 +59,7 @@ impl Calls {
         }
     }
 
-    async fn deleted(&self, name: &str) -> Result<Newest, StoreError> {
+    async fn deleted(&self, name: &str) -> Result<Newest, ProviderError> {
         match self.call(self.client.get_deleted_secret(name, None)).await {
             Ok(answer) => {
                 let secret = model(answer)?;
@@ -71,7 +71,7 @@ impl Calls {
     }
 
     /// All versions, in no order; none if there is no such secret.
-    pub(super) async fn versions(&self, name: &str) -> Result<Vec<Version>, StoreError> {
+    pub(super) async fn versions(&self, name: &str) -> Result<Vec<Version>, ProviderError> {
         let pager = self.client.list_secret_properties_versions(name, None);
         let mut listing = pager.map_err(|error| error::classify(&error))?.into_pages();
         let mut versions = Vec::new();
@@ -87,11 +87,11 @@ impl Calls {
             }
         }
         let message = format!("{name} has too many versions: delete the secret once");
-        Err(StoreError::new(ErrorKind::Invalid, "TooManyVersions", message))
+        Err(ProviderError::new(ErrorKind::Invalid, "TooManyVersions", message))
     }
 
     /// Brings a deleted secret back and waits until it can be read: the vault takes its time.
-    pub(super) async fn recover(&self, name: &str, deadline: Instant) -> Result<(), StoreError> {
+    pub(super) async fn recover(&self, name: &str, deadline: Instant) -> Result<(), ProviderError> {
         match self.call(self.client.recover_deleted_secret(name, None)).await {
             Err(failed) if failed.is(State::NotFound) => return Err(changed(name)),
             answer => answer.map(drop)?,
@@ -109,7 +109,7 @@ impl Calls {
         value: &Value<'_>,
         tags: HashMap<String, String>,
         deadline: Instant,
-    ) -> Result<String, StoreError> {
+    ) -> Result<String, ProviderError> {
         let parameters = SetSecretParameters {
             value: Some(value.token.expose().to_owned()),
             content_type: Some(CONTENT_TYPE.to_owned()),
@@ -126,7 +126,7 @@ impl Calls {
     }
 
     /// A new version that is as another one.
-    pub(super) async fn put_again(&self, name: &str, version: &str) -> Result<(), StoreError> {
+    pub(super) async fn put_again(&self, name: &str, version: &str) -> Result<(), ProviderError> {
         let version = Some(version.to_owned());
         let options = SecretClientGetSecretOptions { secret_version: version, ..Default::default() };
         let secret = model(self.call(self.client.get_secret(name, Some(options))).await?)?;
@@ -146,7 +146,7 @@ impl Calls {
         name: &str,
         version: &str,
         change: UpdateSecretPropertiesParameters,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), ProviderError> {
         let version = Some(version.to_owned());
         let options = SecretClientUpdateSecretPropertiesOptions { secret_version: version, ..Default::default() };
         match self.call(self.client.update_secret_properties(name, content(&change)?, Some(options))).await {
@@ -157,7 +157,7 @@ impl Calls {
     }
 
     /// Corrects the mark of a version whose value is the right one.
-    pub(super) async fn mark(&self, name: &str, version: &Version, mark: &Mark) -> Result<(), StoreError> {
+    pub(super) async fn mark(&self, name: &str, version: &Version, mark: &Mark) -> Result<(), ProviderError> {
         if version.mark.as_ref() == Some(mark) {
             return Ok(());
         }
@@ -168,14 +168,14 @@ impl Calls {
     }
 
     /// Ends a version: nobody can read it any more, until somebody enables it.
-    pub(super) async fn disable(&self, name: &str, version: &str) -> Result<(), StoreError> {
+    pub(super) async fn disable(&self, name: &str, version: &str) -> Result<(), ProviderError> {
         let secret_attributes = Some(SecretAttributes { enabled: Some(false), ..Default::default() });
         let change = UpdateSecretPropertiesParameters { secret_attributes, ..Default::default() };
         self.update(name, version, change).await
     }
 
     /// Deletes a secret with all its versions, softly.
-    pub(super) async fn delete(&self, name: &str) -> Result<(), StoreError> {
+    pub(super) async fn delete(&self, name: &str) -> Result<(), ProviderError> {
         match self.call(self.client.delete_secret(name, None)).await {
             Err(failed) if failed.is(State::NotFound) || failed.is(State::BeingDeleted) => Ok(()),
             answer => Ok(answer.map(drop)?),
@@ -194,33 +194,33 @@ fn attributes(mark: &Mark) -> SecretAttributes {
     SecretAttributes { enabled: Some(true), expires, ..Default::default() }
 }
 
-fn current(secret: Secret) -> Result<Newest, StoreError> {
+fn current(secret: Secret) -> Result<Newest, ProviderError> {
     Ok(Newest::Value(read_version(&secret)?, secret.value.ok_or_else(error::unreadable)?.into()))
 }
 
-fn read_version(secret: &Secret) -> Result<Version, StoreError> {
+fn read_version(secret: &Secret) -> Result<Version, ProviderError> {
     Version::new(secret, secret.attributes.as_ref(), secret.tags.clone())
 }
 
-fn model<T: DeserializeOwned>(answer: Response<T>) -> Result<T, StoreError> {
+fn model<T: DeserializeOwned>(answer: Response<T>) -> Result<T, ProviderError> {
     answer.into_model().map_err(|_| error::unreadable())
 }
 
-fn content<T: Serialize>(parameters: &T) -> Result<RequestContent<T>, StoreError> {
+fn content<T: Serialize>(parameters: &T) -> Result<RequestContent<T>, ProviderError> {
     let body = serde_json::to_vec(parameters);
-    body.map(RequestContent::from).map_err(|_| StoreError::new(ErrorKind::Invalid, "InvalidRequest", "no JSON"))
+    body.map(RequestContent::from).map_err(|_| ProviderError::new(ErrorKind::Invalid, "InvalidRequest", "no JSON"))
 }
 
-async fn pause(name: &str, deadline: Instant) -> Result<(), StoreError> {
+async fn pause(name: &str, deadline: Instant) -> Result<(), ProviderError> {
     if Instant::now() + PAUSE >= deadline {
         let message = format!("{name} is being recovered, which takes a while");
-        return Err(StoreError::new(ErrorKind::Conflict, error::BEING_RECOVERED, message));
+        return Err(ProviderError::new(ErrorKind::Conflict, error::BEING_RECOVERED, message));
     }
     sleep(PAUSE).await;
     Ok(())
 }
 
 /// Somebody else came in between.
-pub(super) fn changed(name: &str) -> StoreError {
-    StoreError::new(ErrorKind::Conflict, "Changed", format!("{name} has changed since it was read"))
+pub(super) fn changed(name: &str) -> ProviderError {
+    ProviderError::new(ErrorKind::Conflict, "Changed", format!("{name} has changed since it was read"))
 }

@@ -8,7 +8,7 @@ use azure_core::http::StatusCode;
 use azure_core::http::headers::{Headers, RETRY_AFTER};
 use serde::Deserialize;
 
-use super::super::{ErrorKind, StoreError};
+use super::super::{ErrorKind, ProviderError};
 use crate::api::Seconds;
 
 /// The longest message that is passed on.
@@ -18,7 +18,7 @@ const MESSAGE: usize = 300;
 #[derive(Debug)]
 pub(super) struct Failed {
     /// What to tell, unless it was expected.
-    pub(super) error: StoreError,
+    pub(super) error: ProviderError,
     /// What Key Vault itself said of the secret. A missing Secret of Kubernetes is not meant.
     pub(super) state: Option<State>,
 }
@@ -46,14 +46,14 @@ impl Failed {
     }
 }
 
-impl From<Failed> for StoreError {
+impl From<Failed> for ProviderError {
     fn from(failed: Failed) -> Self {
         failed.error
     }
 }
 
-impl From<StoreError> for Failed {
-    fn from(error: StoreError) -> Self {
+impl From<ProviderError> for Failed {
+    fn from(error: ProviderError) -> Self {
         Self { error, state: None }
     }
 }
@@ -82,7 +82,7 @@ struct Refusal {
 
 /// What an error of the SDK means.
 pub(super) fn classify(error: &azure_core::Error) -> Failed {
-    if let Some(own) = find::<StoreError>(error) {
+    if let Some(own) = find::<ProviderError>(error) {
         return own.clone().into();
     }
     if let Some(broken) = find::<reqwest::Error>(error) {
@@ -95,20 +95,20 @@ pub(super) fn classify(error: &azure_core::Error) -> Failed {
     unanswered(error).into()
 }
 
-fn unanswered(error: &azure_core::Error) -> StoreError {
+fn unanswered(error: &azure_core::Error) -> ProviderError {
     match error.kind() {
         Sdk::HttpResponse { status, .. } => vault(*status, &Headers::new(), &[]),
         Sdk::Connection | Sdk::Io => unavailable("ConnectionBroken", "the connection broke"),
         Sdk::DataConversion => unreadable(),
         Sdk::Credential => {
             let message = "the operator's own identity cannot log in to Microsoft Entra ID";
-            StoreError::new(ErrorKind::Denied, "LoginFailed", message)
+            ProviderError::new(ErrorKind::Denied, "LoginFailed", message)
         }
         // The vault wants a token for something else than vaults of its own domain.
         Sdk::Other => {
             let message =
                 "the server asks for an access token that is not for it: is spec.azureKeyVault.vaultUrl right?";
-            StoreError::new(ErrorKind::Invalid, "ForeignChallenge", message)
+            ProviderError::new(ErrorKind::Invalid, "ForeignChallenge", message)
         }
     }
 }
@@ -124,7 +124,7 @@ fn state(status: StatusCode, code: &str) -> Option<State> {
 }
 
 /// What Key Vault's refusal means.
-fn vault(status: StatusCode, headers: &Headers, body: &[u8]) -> StoreError {
+fn vault(status: StatusCode, headers: &Headers, body: &[u8]) -> ProviderError {
     let said = serde_json::from_slice::<Answer>(body).unwrap_or_default().error;
     let code = said.inner.and_then(|inner| inner.code).or(said.code);
     let (kind, reason) = match *status {
@@ -140,11 +140,11 @@ fn vault(status: StatusCode, headers: &Headers, body: &[u8]) -> StoreError {
     };
     let reason = code.filter(|code| is_code(code)).unwrap_or_else(|| reason.to_owned());
     let message = said.message.map_or_else(|| format!("Key Vault answered {}", *status), |said| line(&said));
-    StoreError { retry_after: retry_after(headers), ..StoreError::new(kind, reason, message) }
+    ProviderError { retry_after: retry_after(headers), ..ProviderError::new(kind, reason, message) }
 }
 
 /// What a refusal by the authority that hands out access tokens means.
-pub(super) fn authority(status: StatusCode, headers: &Headers, body: &[u8]) -> StoreError {
+pub(super) fn authority(status: StatusCode, headers: &Headers, body: &[u8]) -> ProviderError {
     let refusal = serde_json::from_slice::<Refusal>(body).unwrap_or_default();
     let said = refusal.error_description.unwrap_or_default();
     let (code, said) = said.split_once(": ").filter(|(code, _)| code.starts_with("AADSTS")).unwrap_or(("", &said));
@@ -161,21 +161,21 @@ pub(super) fn authority(status: StatusCode, headers: &Headers, body: &[u8]) -> S
         "" => format!("the login is refused: Microsoft Entra ID answered {}", *status),
         said => format!("the login is refused: {said}"),
     };
-    StoreError { retry_after: retry_after(headers), ..StoreError::new(kind, reason, message) }
+    ProviderError { retry_after: retry_after(headers), ..ProviderError::new(kind, reason, message) }
 }
 
 /// An answer that is not Key Vault's.
-pub(super) fn unreadable() -> StoreError {
+pub(super) fn unreadable() -> ProviderError {
     unavailable("UnreadableAnswer", "the answer is not one of Key Vault: is spec.azureKeyVault.vaultUrl right?")
 }
 
 /// No answer within the time that a call may take.
-pub(super) fn timeout() -> StoreError {
+pub(super) fn timeout() -> ProviderError {
     unavailable("Timeout", "no answer in time")
 }
 
 /// A request without a whole answer.
-fn unsent(error: &reqwest::Error) -> StoreError {
+fn unsent(error: &reqwest::Error) -> ProviderError {
     if error.is_timeout() {
         return timeout();
     }
@@ -190,8 +190,8 @@ fn unsent(error: &reqwest::Error) -> StoreError {
     unavailable("ConnectionBroken", &format!("the connection broke: {cause}"))
 }
 
-fn unavailable(reason: &str, message: &str) -> StoreError {
-    StoreError::new(ErrorKind::Unavailable, reason, message)
+fn unavailable(reason: &str, message: &str) -> ProviderError {
+    ProviderError::new(ErrorKind::Unavailable, reason, message)
 }
 
 fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
@@ -226,7 +226,7 @@ mod tests {
 
     use super::*;
 
-    fn said(status: u16, code: &str, inner: Option<&str>) -> StoreError {
+    fn said(status: u16, code: &str, inner: Option<&str>) -> ProviderError {
         let mut error = json!({"code": code, "message": "said by the vault"});
         if let Some(inner) = inner {
             error["innererror"] = json!({"code": inner});
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_missing_credential_is_not_a_missing_secret() {
-        let missing = StoreError::new(ErrorKind::NotFound, "SecretNotFound", "no Secret azure");
+        let missing = ProviderError::new(ErrorKind::NotFound, "SecretNotFound", "no Secret azure");
         let failed = classify(&azure_core::Error::new(Sdk::Credential, missing.clone()));
         assert_eq!((failed.error, failed.state), (missing, None));
         assert_eq!(state(404.into(), "SecretNotFound"), Some(State::NotFound));

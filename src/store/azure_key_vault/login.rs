@@ -17,7 +17,7 @@ use azure_identity::{
 };
 use reqwest::redirect::Policy;
 
-use super::super::{Credential, ErrorKind, Identity, Network, StoreError};
+use super::super::{Credential, ErrorKind, Identity, Network, ProviderError};
 use super::wire;
 use crate::api::{AzureKeyVault, SecretKeyRef, ServiceAccountRef};
 
@@ -50,7 +50,7 @@ impl Login {
         identity: Arc<dyn Identity>,
         network: Network,
         client: reqwest::Client,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, ProviderError> {
         let way = way(spec)?;
         let mut options = options(client);
         if !matches!(way, Way::Ambient { .. }) {
@@ -131,8 +131,8 @@ impl ClientAssertion for Assertion {
     }
 }
 
-fn way(spec: &AzureKeyVault) -> Result<Way, StoreError> {
-    let invalid = |message: &str| StoreError::new(ErrorKind::Invalid, "InvalidAuth", message);
+fn way(spec: &AzureKeyVault) -> Result<Way, ProviderError> {
+    let invalid = |message: &str| ProviderError::new(ErrorKind::Invalid, "InvalidAuth", message);
     let (tenant, client) = (spec.tenant_id.clone(), spec.client_id.clone());
     let Some(auth) = &spec.auth else {
         // The operator's own federated token goes to the authority: nobody else may choose that.
@@ -163,7 +163,7 @@ fn to_metadata(network: Network) -> azure_core::Result<reqwest::Client> {
 }
 
 /// A credential that could not be had.
-fn unread(error: StoreError) -> Error {
+fn unread(error: ProviderError) -> Error {
     Error::new(Sdk::Credential, error)
 }
 

@@ -7,7 +7,7 @@ use azure_security_keyvault_secrets::ResourceExt;
 use azure_security_keyvault_secrets::models::SecretAttributes;
 use zeroize::Zeroizing;
 
-use super::super::{Held, Mark, Presence, StoreError, Value, digest};
+use super::super::{Held, Mark, Presence, ProviderError, Value, digest};
 use super::error;
 
 /// A version, without its value.
@@ -37,7 +37,7 @@ impl Version {
         resource: &impl ResourceExt,
         attributes: Option<&SecretAttributes>,
         tags: Option<HashMap<String, String>>,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, ProviderError> {
         let resource = resource.resource_id().map_err(|_| error::unreadable())?;
         let created = attributes.and_then(|attributes| attributes.created);
         let tags = tags.unwrap_or_default();

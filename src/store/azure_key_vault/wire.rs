@@ -5,7 +5,7 @@ use azure_core::http::{AsyncRawResponse, HttpClient, Request, Transport, Url};
 use futures::TryStreamExt as _;
 use std::sync::Arc;
 
-use super::super::{ErrorKind, StoreError};
+use super::super::{ErrorKind, ProviderError};
 use super::error;
 
 /// The longest answer that is read. A secret has at most 25 KiB, a page 25 descriptions.
@@ -61,5 +61,5 @@ impl HttpClient for Wire {
 
 fn elsewhere() -> Error {
     let message = "the vault's answer leads to another server";
-    Error::new(Sdk::Other, StoreError::new(ErrorKind::Invalid, "ForeignLink", message))
+    Error::new(Sdk::Other, ProviderError::new(ErrorKind::Invalid, "ForeignLink", message))
 }

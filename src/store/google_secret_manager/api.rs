@@ -17,11 +17,11 @@ use google_cloud_wkt::FieldMask;
 use reqwest::Url;
 use zeroize::Zeroizing;
 
-use super::super::network::is_local;
-use super::super::{ErrorKind, Identity, Network, StoreError};
+use super::super::{ErrorKind, Identity, Network, ProviderError};
 use super::error::{cause, classify, line, timeout};
 use super::login::{Bearer, Login};
 use crate::api::GoogleSecretManager;
+use crate::integration::is_local;
 
 const UNAUTHENTICATED: &str = "UNAUTHENTICATED";
 const NOT_FOUND: &str = "NOT_FOUND";
@@ -53,7 +53,7 @@ impl Api {
         spec: &GoogleSecretManager,
         identity: Arc<dyn Identity>,
         network: Network,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, ProviderError> {
         let endpoint = spec.endpoint.as_deref().map(|url| network.endpoint(url)).transpose()?;
         let login = Arc::new(Login::new(spec, identity, network)?);
         let builder =
@@ -63,26 +63,30 @@ impl Api {
             None => builder,
         };
         let client = with_follow_redirects(builder, false).build().await.map_err(|error| {
-            StoreError::new(ErrorKind::Invalid, "InvalidEndpoint", format!("no client can be made: {}", cause(&error)))
+            ProviderError::new(
+                ErrorKind::Invalid,
+                "InvalidEndpoint",
+                format!("no client can be made: {}", cause(&error)),
+            )
         })?;
         let host = endpoint.filter(|_| !network.allow_local).as_ref().and_then(Url::domain).map(str::to_owned);
         Ok(Self { client, login, network, host, project: spec.project_id.clone() })
     }
 
     /// The secret; `None`: there is none.
-    pub(super) async fn secret(&self, id: &str) -> Result<Option<Secret>, StoreError> {
+    pub(super) async fn secret(&self, id: &str) -> Result<Option<Secret>, ProviderError> {
         found(self.call("GetSecret", || self.client.get_secret().set_name(self.name(id)).send()).await)
     }
 
     /// Fails with [`ErrorKind::Conflict`] if there is one.
-    pub(super) async fn create(&self, id: &str, secret: &Secret) -> Result<Secret, StoreError> {
+    pub(super) async fn create(&self, id: &str, secret: &Secret) -> Result<Secret, ProviderError> {
         let parent = format!("projects/{}", self.project);
         let create = || self.client.create_secret().set_parent(&parent).set_secret_id(id).set_secret(secret.clone());
         self.call("CreateSecret", || create().send()).await
     }
 
     /// Writes annotations and labels if the secret still is what it was when it was read; what it is now.
-    pub(super) async fn annotate(&self, secret: &Secret) -> Result<Secret, StoreError> {
+    pub(super) async fn annotate(&self, secret: &Secret) -> Result<Secret, ProviderError> {
         guarded(&secret.etag)?;
         let mask = FieldMask::default().set_paths(["annotations", "labels"]);
         let update = || self.client.update_secret().set_secret(secret.clone()).set_update_mask(mask.clone());
@@ -90,14 +94,14 @@ impl Api {
     }
 
     /// Removes the secret if it still is what it was when it was read.
-    pub(super) async fn delete(&self, id: &str, etag: &str) -> Result<(), StoreError> {
+    pub(super) async fn delete(&self, id: &str, etag: &str) -> Result<(), ProviderError> {
         guarded(etag)?;
         let delete = || self.client.delete_secret().set_name(self.name(id)).set_etag(etag);
         found(raced(self.call("DeleteSecret", || delete().send()).await, FAILED_PRECONDITION)).map(drop)
     }
 
     /// Adds a version; its number.
-    pub(super) async fn add(&self, id: &str, value: &[u8]) -> Result<u64, StoreError> {
+    pub(super) async fn add(&self, id: &str, value: &[u8]) -> Result<u64, ProviderError> {
         let payload = || SecretPayload::new().set_data(value.to_vec());
         let add = || self.client.add_secret_version().set_parent(self.name(id)).set_payload(payload());
         // Its failed precondition is a key that cannot be used, for example.
@@ -106,7 +110,7 @@ impl Api {
     }
 
     /// Whether there is a version of this number, whatever its state.
-    pub(super) async fn exists(&self, id: &str, version: u64) -> Result<bool, StoreError> {
+    pub(super) async fn exists(&self, id: &str, version: u64) -> Result<bool, ProviderError> {
         let name = self.version(id, version);
         let found =
             found(self.call("GetSecretVersion", || self.client.get_secret_version().set_name(&name).send()).await);
@@ -114,7 +118,7 @@ impl Api {
     }
 
     /// A version's value.
-    pub(super) async fn content(&self, id: &str, version: u64) -> Result<Content, StoreError> {
+    pub(super) async fn content(&self, id: &str, version: u64) -> Result<Content, ProviderError> {
         let name = self.version(id, version);
         let access = || self.client.access_secret_version().set_name(&name);
         match self.call("AccessSecretVersion", || access().send()).await {
@@ -129,7 +133,7 @@ impl Api {
     }
 
     /// The versions that can be used, the newest first.
-    pub(super) async fn enabled(&self, id: &str) -> Result<Vec<u64>, StoreError> {
+    pub(super) async fn enabled(&self, id: &str) -> Result<Vec<u64>, ProviderError> {
         let (mut versions, mut page) = (Vec::new(), String::new());
         loop {
             let list = || self.client.list_secret_versions().set_parent(self.name(id)).set_page_token(&page);
@@ -147,7 +151,7 @@ impl Api {
     }
 
     /// Ends a version; one that is ended or gone already is no error.
-    pub(super) async fn disable(&self, id: &str, version: u64) -> Result<(), StoreError> {
+    pub(super) async fn disable(&self, id: &str, version: u64) -> Result<(), ProviderError> {
         let name = self.version(id, version);
         let disable = || self.client.disable_secret_version().set_name(&name);
         match found(self.call("DisableSecretVersion", || disable().send()).await) {
@@ -157,7 +161,7 @@ impl Api {
     }
 
     /// One call, logged in. If the login is refused, once more after a fresh one: it may have been revoked.
-    async fn call<T, F>(&self, what: &str, send: impl Fn() -> F) -> Result<T, StoreError>
+    async fn call<T, F>(&self, what: &str, send: impl Fn() -> F) -> Result<T, ProviderError>
     where
         F: Future<Output = Result<T, Error>>,
     {
@@ -172,7 +176,7 @@ impl Api {
         }
     }
 
-    async fn once<T>(&self, what: &str, sent: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
+    async fn once<T>(&self, what: &str, sent: impl Future<Output = Result<T, Error>>) -> Result<T, ProviderError> {
         match tokio::time::timeout(self.network.timeout, sent).await {
             Ok(answer) => answer.map_err(|error| classify(what, &error)),
             Err(_) => Err(timeout(what)),
@@ -180,19 +184,19 @@ impl Api {
     }
 
     /// Refuses an endpoint whose name leads to an address that stores may not use.
-    async fn look_up(&self) -> Result<(), StoreError> {
+    async fn look_up(&self) -> Result<(), ProviderError> {
         let Some(host) = &self.host else { return Ok(()) };
         let found: Vec<SocketAddr> = match tokio::net::lookup_host((host.as_str(), 443)).await {
             Ok(found) => found.collect(),
             Err(error) => {
                 let message = format!("cannot find {host}: {}", line(&error.to_string()));
-                return Err(StoreError::new(ErrorKind::Unavailable, "Unreachable", message));
+                return Err(ProviderError::new(ErrorKind::Unavailable, "Unreachable", message));
             }
         };
         if found.iter().any(|address| is_local(address.ip())) {
             let message =
                 format!("{host} leads to a loopback, link-local or metadata address, which stores may not use");
-            return Err(StoreError::new(ErrorKind::Invalid, "InvalidEndpoint", message));
+            return Err(ProviderError::new(ErrorKind::Invalid, "InvalidEndpoint", message));
         }
         Ok(())
     }
@@ -212,7 +216,7 @@ fn number(version: &SecretVersion) -> Option<u64> {
 }
 
 /// `None` for what Google itself says does not exist; a proxy's 404 stays an error.
-fn found<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+fn found<T>(answer: Result<T, ProviderError>) -> Result<Option<T>, ProviderError> {
     match answer {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.reason == NOT_FOUND => Ok(None),
@@ -221,19 +225,19 @@ fn found<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
 }
 
 /// A conflict, if the answer says that the secret is not as it was read: it is gone, or Google's `precondition` failed.
-fn raced<T>(answer: Result<T, StoreError>, precondition: &str) -> Result<T, StoreError> {
+fn raced<T>(answer: Result<T, ProviderError>, precondition: &str) -> Result<T, ProviderError> {
     answer.map_err(|error| match error.reason.as_str() {
-        reason if reason == precondition || reason == NOT_FOUND => StoreError { kind: ErrorKind::Conflict, ..error },
+        reason if reason == precondition || reason == NOT_FOUND => ProviderError { kind: ErrorKind::Conflict, ..error },
         _ => error,
     })
 }
 
 /// Without an etag, Google would write over anything.
-fn guarded(etag: &str) -> Result<(), StoreError> {
+fn guarded(etag: &str) -> Result<(), ProviderError> {
     if etag.is_empty() { Err(unreadable()) } else { Ok(()) }
 }
 
-fn unreadable() -> StoreError {
+fn unreadable() -> ProviderError {
     let message = "the answer is not one of Secret Manager: is the endpoint right?";
-    StoreError::new(ErrorKind::Unavailable, "UnreadableAnswer", message)
+    ProviderError::new(ErrorKind::Unavailable, "UnreadableAnswer", message)
 }

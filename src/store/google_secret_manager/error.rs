@@ -5,21 +5,26 @@ use google_cloud_gax::error::rpc::Code;
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
 
-use super::super::{ErrorKind, StoreError};
+use super::super::{ErrorKind, ProviderError};
 use crate::api::Seconds;
 
 /// The longest message that is passed on.
 const MESSAGE: usize = 300;
 
 /// What this error of Google's client means. `what` was called.
-pub(super) fn classify(what: &str, error: &Error) -> StoreError {
+pub(super) fn classify(what: &str, error: &Error) -> ProviderError {
     let Some(status) = error.http_status_code() else { return unanswered(what, error) };
     let said = error.status().map(|said| (said.code, said.message.as_str()));
     answered(what, status, said, error.http_headers())
 }
 
 /// An answer with this status, from Secret Manager or from a token endpoint; `said`: in Google's form.
-pub(super) fn answered(what: &str, status: u16, said: Option<(Code, &str)>, headers: Option<&HeaderMap>) -> StoreError {
+pub(super) fn answered(
+    what: &str,
+    status: u16,
+    said: Option<(Code, &str)>,
+    headers: Option<&HeaderMap>,
+) -> ProviderError {
     let kind = kind(status, said.map(|(code, _)| code));
     let (reason, text) = match said {
         Some((code, message)) => (code.name().to_owned(), line(message)),
@@ -27,7 +32,7 @@ pub(super) fn answered(what: &str, status: u16, said: Option<(Code, &str)>, head
         None => (format!("Http{status}"), "the answer is not one of Google's API: is the endpoint right?".to_owned()),
     };
     let retry_after = headers.and_then(retry_after);
-    StoreError { retry_after, ..StoreError::new(kind, reason, format!("{what}: {text}")) }
+    ProviderError { retry_after, ..ProviderError::new(kind, reason, format!("{what}: {text}")) }
 }
 
 /// The code comes first: a proxy's 404 is not Google's `NOT_FOUND`.
@@ -44,7 +49,7 @@ fn kind(status: u16, code: Option<Code>) -> ErrorKind {
 }
 
 /// A call without a whole answer, or that was never made.
-fn unanswered(what: &str, error: &Error) -> StoreError {
+fn unanswered(what: &str, error: &Error) -> ProviderError {
     let (kind, reason, text) = match error {
         error if error.is_timeout() => return timeout(what),
         error if error.is_connect() => {
@@ -62,12 +67,12 @@ fn unanswered(what: &str, error: &Error) -> StoreError {
         }
         error => (ErrorKind::Unavailable, "ConnectionBroken", format!("the connection broke: {}", cause(error))),
     };
-    StoreError::new(kind, reason, format!("{what}: {text}"))
+    ProviderError::new(kind, reason, format!("{what}: {text}"))
 }
 
 /// No answer in time.
-pub(super) fn timeout(what: &str) -> StoreError {
-    StoreError::new(ErrorKind::Unavailable, "Timeout", format!("{what}: no answer in time"))
+pub(super) fn timeout(what: &str) -> ProviderError {
+    ProviderError::new(ErrorKind::Unavailable, "Timeout", format!("{what}: no answer in time"))
 }
 
 /// The innermost cause, which tells more than "error sending request".

@@ -19,7 +19,7 @@ use reqwest::{Client, Url};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::super::{Credential, ErrorKind, Identity, Network, StoreError};
+use super::super::{Credential, ErrorKind, Identity, Network, ProviderError};
 use super::token_endpoint::{exchange, impersonate};
 use crate::api::{GoogleSecretManager, SecretKeyRef, ServiceAccountRef};
 use crate::clock;
@@ -78,13 +78,13 @@ impl Login {
         spec: &GoogleSecretManager,
         identity: Arc<dyn Identity>,
         network: Network,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, ProviderError> {
         let way = way(spec, network)?;
         Ok(Self { way, identity, network, client: network.client(None)?, current: Mutex::default() })
     }
 
     /// Makes sure that there is a login that is good for this call; which one.
-    pub(super) async fn current(&self) -> Result<u64, StoreError> {
+    pub(super) async fn current(&self) -> Result<u64, ProviderError> {
         let mut current = self.current.lock().await;
         if current.until.is_none_or(|until| Instant::now() >= until) {
             self.renew(&mut current).await?;
@@ -93,7 +93,7 @@ impl Login {
     }
 
     /// A fresh login in place of one that was refused, unless somebody else has logged in since.
-    pub(super) async fn instead_of(&self, refused: u64) -> Result<(), StoreError> {
+    pub(super) async fn instead_of(&self, refused: u64) -> Result<(), ProviderError> {
         let mut current = self.current.lock().await;
         if current.count != refused {
             return Ok(());
@@ -102,7 +102,7 @@ impl Login {
         self.renew(&mut current).await
     }
 
-    async fn renew(&self, current: &mut Session) -> Result<(), StoreError> {
+    async fn renew(&self, current: &mut Session) -> Result<(), ProviderError> {
         let since = Instant::now();
         let (headers, lifetime) = match &self.way {
             // The library keeps these itself, so it is asked each time.
@@ -115,7 +115,7 @@ impl Login {
         Ok(())
     }
 
-    async fn federated(&self, federation: &Federation) -> Result<Access, StoreError> {
+    async fn federated(&self, federation: &Federation) -> Result<Access, ProviderError> {
         let Federation { account, provider, email, sts, iam } = federation;
         let subject = self.identity.service_account_token(account, provider).await?;
         let federated = exchange(&self.client, sts, provider, &subject).await?;
@@ -125,10 +125,10 @@ impl Login {
         }
     }
 
-    async fn ambient(&self, credentials: &Credentials) -> Result<HeaderMap, StoreError> {
+    async fn ambient(&self, credentials: &Credentials) -> Result<HeaderMap, ProviderError> {
         // The library's own words may hold the body of an answer.
         let failed = |kind, reason: &str| {
-            StoreError::new(
+            ProviderError::new(
                 kind,
                 reason,
                 "the operator's own Google credentials cannot be had: see the operator's set-up",
@@ -165,7 +165,7 @@ impl CredentialsProvider for Bearer {
     }
 }
 
-fn way(spec: &GoogleSecretManager, network: Network) -> Result<Way, StoreError> {
+fn way(spec: &GoogleSecretManager, network: Network) -> Result<Way, ProviderError> {
     let Some(auth) = &spec.auth else {
         let unusable =
             "the operator has no Google credentials of its own: name others in spec.googleSecretManager.auth";
@@ -181,7 +181,7 @@ fn way(spec: &GoogleSecretManager, network: Network) -> Result<Way, StoreError> 
             sts: network.endpoint(spec.sts_endpoint.as_deref().unwrap_or(STS))?,
             iam: network.endpoint(spec.iam_endpoint.as_deref().unwrap_or(IAM))?,
         })),
-        _ => Err(StoreError::new(
+        _ => Err(ProviderError::new(
             ErrorKind::Invalid,
             "InvalidAuth",
             "spec.googleSecretManager.auth must name exactly one of secretRef and serviceAccountRef, the latter with \
@@ -190,7 +190,7 @@ fn way(spec: &GoogleSecretManager, network: Network) -> Result<Way, StoreError> 
     }
 }
 
-fn bearer(access: &Access) -> Result<(HeaderMap, Duration), StoreError> {
+fn bearer(access: &Access) -> Result<(HeaderMap, Duration), ProviderError> {
     let text = zeroize::Zeroizing::new(format!("Bearer {}", access.token.expose()));
     let unfit = |_| denied("InvalidCredential", "the access token has characters that no token has");
     let mut value = HeaderValue::from_str(&text).map_err(unfit)?;
@@ -199,7 +199,7 @@ fn bearer(access: &Access) -> Result<(HeaderMap, Duration), StoreError> {
 }
 
 /// The access token that a service account's key signs for this service.
-async fn self_signed(key: &Credential) -> Result<Access, StoreError> {
+async fn self_signed(key: &Credential) -> Result<Access, ProviderError> {
     let unusable = |_: &dyn fmt::Debug| {
         denied("InvalidCredential", "the Secret does not hold the key of a service account in Google's JSON format")
     };
@@ -219,6 +219,6 @@ async fn self_signed(key: &Credential) -> Result<Access, StoreError> {
     Ok(Access { token, lifetime: LONGEST + MARGIN })
 }
 
-fn denied(reason: &str, message: &str) -> StoreError {
-    StoreError::new(ErrorKind::Denied, reason, message)
+fn denied(reason: &str, message: &str) -> ProviderError {
+    ProviderError::new(ErrorKind::Denied, reason, message)
 }

@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 use zeroize::Zeroizing;
 
-use super::super::network::refusal;
-use super::super::{Credential, ErrorKind, StoreError};
+use super::super::{Credential, ErrorKind, ProviderError};
 use super::error::{answered, cause, line, timeout};
 use super::login::Access;
+use crate::integration::refusal;
 
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -44,7 +44,7 @@ pub(super) async fn exchange(
     endpoint: &Url,
     provider: &str,
     subject: &Credential,
-) -> Result<Access, StoreError> {
+) -> Result<Access, ProviderError> {
     let form = form_urlencoded::Serializer::new(String::new())
         .append_pair("grant_type", TOKEN_EXCHANGE)
         .append_pair("requested_token_type", ACCESS_TOKEN)
@@ -64,7 +64,7 @@ pub(super) async fn impersonate(
     endpoint: &Url,
     email: &str,
     access: &Access,
-) -> Result<Access, StoreError> {
+) -> Result<Access, ProviderError> {
     let url = under(endpoint, &format!("v1/projects/-/serviceAccounts/{email}:generateAccessToken"))?;
     let body = json!({"scope": [SCOPE], "lifetime": format!("{LIFETIME}s")});
     let request = client.post(url).bearer_auth(access.token.expose()).json(&body);
@@ -72,13 +72,13 @@ pub(super) async fn impersonate(
     Ok(Access { token: Credential::new(answer.access_token), lifetime: Duration::from_secs(LIFETIME) })
 }
 
-fn under(endpoint: &Url, path: &str) -> Result<Url, StoreError> {
+fn under(endpoint: &Url, path: &str) -> Result<Url, ProviderError> {
     let base = endpoint.as_str().trim_end_matches('/');
-    let invalid = |_| StoreError::new(ErrorKind::Invalid, "InvalidEndpoint", "no URL can be made of the endpoint");
+    let invalid = |_| ProviderError::new(ErrorKind::Invalid, "InvalidEndpoint", "no URL can be made of the endpoint");
     Url::parse(&format!("{base}/{path}")).map_err(invalid)
 }
 
-async fn send<T: DeserializeOwned>(what: &str, request: RequestBuilder) -> Result<T, StoreError> {
+async fn send<T: DeserializeOwned>(what: &str, request: RequestBuilder) -> Result<T, ProviderError> {
     let mut response = request.send().await.map_err(|error| unsent(what, &error))?;
     let mut body = Zeroizing::new(Vec::new());
     while let Some(chunk) = response.chunk().await.map_err(|error| unsent(what, &error))? {
@@ -93,7 +93,7 @@ async fn send<T: DeserializeOwned>(what: &str, request: RequestBuilder) -> Resul
     Err(refused(what, &response, &body))
 }
 
-fn refused(what: &str, response: &reqwest::Response, body: &[u8]) -> StoreError {
+fn refused(what: &str, response: &reqwest::Response, body: &[u8]) -> ProviderError {
     let status = response.status().as_u16();
     let said: Value = serde_json::from_slice(body).unwrap_or_default();
     // A token endpoint's own form (RFC 6749, section 5.2), or Google's of all other APIs.
@@ -101,7 +101,7 @@ fn refused(what: &str, response: &reqwest::Response, body: &[u8]) -> StoreError 
         let description = said["error_description"].as_str().unwrap_or(code);
         let error = answered(what, status, Some((Code::Unknown, description)), Some(response.headers()));
         let kind = if error.kind == ErrorKind::Invalid { ErrorKind::Denied } else { error.kind };
-        return StoreError { kind, reason: line(code), ..error };
+        return ProviderError { kind, reason: line(code), ..error };
     }
     let code = said["error"]["status"].as_str().and_then(|code| Code::try_from(code).ok());
     let message = said["error"]["message"].as_str().unwrap_or_default();
@@ -109,7 +109,7 @@ fn refused(what: &str, response: &reqwest::Response, body: &[u8]) -> StoreError 
 }
 
 /// A request without a whole answer.
-fn unsent(what: &str, error: &reqwest::Error) -> StoreError {
+fn unsent(what: &str, error: &reqwest::Error) -> ProviderError {
     if error.is_timeout() {
         return timeout(what);
     }
@@ -117,10 +117,10 @@ fn unsent(what: &str, error: &reqwest::Error) -> StoreError {
         return refusal;
     }
     let reason = if error.is_connect() { "Unreachable" } else { "ConnectionBroken" };
-    StoreError::new(ErrorKind::Unavailable, reason, format!("{what}: {}", cause(error)))
+    ProviderError::new(ErrorKind::Unavailable, reason, format!("{what}: {}", cause(error)))
 }
 
-fn unreadable(what: &str) -> StoreError {
+fn unreadable(what: &str) -> ProviderError {
     let message = format!("{what}: the answer is not one of Google: is the endpoint right?");
-    StoreError::new(ErrorKind::Unavailable, "UnreadableAnswer", message)
+    ProviderError::new(ErrorKind::Unavailable, "UnreadableAnswer", message)
 }

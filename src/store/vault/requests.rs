@@ -8,7 +8,7 @@ use rustify::errors::ClientError;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::super::{ErrorKind, Mark, StoreError};
+use super::super::{ErrorKind, Mark, ProviderError};
 use super::transport::MOUNT_NOT_FOUND;
 
 /// Adds the mark to a secret's custom metadata, other keys kept. Nothing is created where nothing is.
@@ -69,7 +69,7 @@ impl Endpoint for ReadMount {
 }
 
 /// Refuses all but a KV engine of version 2.
-pub(super) fn is_kv2(name: &str, mount: &Mount) -> Result<(), StoreError> {
+pub(super) fn is_kv2(name: &str, mount: &Mount) -> Result<(), ProviderError> {
     let version = mount.options.as_ref().and_then(|options| options.get("version")).map(String::as_str);
     let found = match (mount.kind.as_str(), version) {
         ("kv", Some("2")) => return Ok(()),
@@ -77,15 +77,15 @@ pub(super) fn is_kv2(name: &str, mount: &Mount) -> Result<(), StoreError> {
         (kind, _) => format!("an engine of type {kind}"),
     };
     let message = format!("{name} is {found}: spec.hashicorpVault.mount must name a KV engine of version 2");
-    Err(StoreError::new(ErrorKind::Invalid, "WrongEngine", message))
+    Err(ProviderError::new(ErrorKind::Invalid, "WrongEngine", message))
 }
 
 /// Vault does not tell the two apart.
-pub(super) fn no_mount(name: &str) -> StoreError {
+pub(super) fn no_mount(name: &str) -> ProviderError {
     let message = format!(
         "nothing is mounted at {name}, or the policy grants nothing there: see spec.hashicorpVault.mount and the policy"
     );
-    StoreError::new(ErrorKind::NotFound, MOUNT_NOT_FOUND, message)
+    ProviderError::new(ErrorKind::NotFound, MOUNT_NOT_FOUND, message)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use vaultrs::api::auth::approle::requests::LoginWithApproleRequest;
 use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
 use vaultrs::api::token::requests::{LookupTokenSelfRequest, RenewTokenSelfRequest};
 
-use super::super::{Credential, ErrorKind, Identity, StoreError};
+use super::super::{Credential, ErrorKind, Identity, ProviderError};
 use super::transport::{self, Transport};
 use crate::api::{SecretKeyRef, ServiceAccountRef, VaultAuth};
 
@@ -77,12 +77,12 @@ impl Session {
 
 impl Sessions {
     /// Parses how to log in.
-    pub(super) fn new(auth: &VaultAuth, identity: Arc<dyn Identity>) -> Result<Self, StoreError> {
+    pub(super) fn new(auth: &VaultAuth, identity: Arc<dyn Identity>) -> Result<Self, ProviderError> {
         Ok(Self { way: way(auth)?, identity, current: Mutex::new(None) })
     }
 
     /// A session that is good for this call.
-    pub(super) async fn current(&self, transport: &Transport) -> Result<Arc<Session>, StoreError> {
+    pub(super) async fn current(&self, transport: &Transport) -> Result<Arc<Session>, ProviderError> {
         let mut current = self.current.lock().await;
         let old = match &*current {
             Some(session) => match session.age(Instant::now()) {
@@ -111,7 +111,7 @@ impl Sessions {
         &self,
         refused: &Arc<Session>,
         transport: &Transport,
-    ) -> Result<Arc<Session>, StoreError> {
+    ) -> Result<Arc<Session>, ProviderError> {
         let mut current = self.current.lock().await;
         if let Some(other) = current.as_ref().filter(|session| !Arc::ptr_eq(session, refused)) {
             return Ok(Arc::clone(other));
@@ -123,7 +123,7 @@ impl Sessions {
     }
 
     /// Renews, or logs in again where that gives little or nothing.
-    async fn prolong(&self, session: &Session, transport: &Transport) -> Result<Session, StoreError> {
+    async fn prolong(&self, session: &Session, transport: &Transport) -> Result<Session, ProviderError> {
         if session.renewable {
             let since = Instant::now();
             let request = RenewTokenSelfRequest { increment: None };
@@ -138,7 +138,7 @@ impl Sessions {
         self.login(transport).await
     }
 
-    async fn login(&self, transport: &Transport) -> Result<Session, StoreError> {
+    async fn login(&self, transport: &Transport) -> Result<Session, ProviderError> {
         let since = Instant::now();
         let auth = match &self.way {
             Way::Token(key) => return self.adopt(key, transport).await,
@@ -158,7 +158,7 @@ impl Sessions {
     }
 
     /// A token that somebody else made: how long it lives is asked for.
-    async fn adopt(&self, key: &SecretKeyRef, transport: &Transport) -> Result<Session, StoreError> {
+    async fn adopt(&self, key: &SecretKeyRef, transport: &Transport) -> Result<Session, ProviderError> {
         let (token, since) = (self.identity.secret(key).await?, Instant::now());
         let found = transport.call(Some(&token), &LookupTokenSelfRequest {}).await.map_err(refused)?;
         let found = found.and_then(|answer| answer.data).ok_or_else(transport::unreadable)?;
@@ -167,15 +167,15 @@ impl Sessions {
 }
 
 /// A login that Vault takes for a bad request (a wrong secret id, an unknown role) is one that somebody must put right.
-fn refused(error: StoreError) -> StoreError {
+fn refused(error: ProviderError) -> ProviderError {
     if error.kind != ErrorKind::Denied && !matches!(error.reason.as_str(), "BadRequest" | "NotFound") {
         return error;
     }
     let message = format!("the login is refused: {}", error.message);
-    StoreError::new(ErrorKind::Denied, "LoginRefused", message)
+    ProviderError::new(ErrorKind::Denied, "LoginRefused", message)
 }
 
-fn way(auth: &VaultAuth) -> Result<Way, StoreError> {
+fn way(auth: &VaultAuth) -> Result<Way, ProviderError> {
     let field = |name: &str| format!("spec.hashicorpVault.auth.{name}.mountPath");
     match (&auth.kubernetes, &auth.app_role, &auth.token_ref) {
         (Some(kubernetes), None, None) => Ok(Way::Kubernetes {
@@ -190,7 +190,7 @@ fn way(auth: &VaultAuth) -> Result<Way, StoreError> {
             secret_id: app_role.secret_id_ref.clone(),
         }),
         (None, None, Some(token)) => Ok(Way::Token(token.clone())),
-        _ => Err(StoreError::new(
+        _ => Err(ProviderError::new(
             ErrorKind::Invalid,
             "InvalidAuth",
             "spec.hashicorpVault.auth must name exactly one of kubernetes, appRole and tokenRef",
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_refused_login_is_denied_whatever_vault_calls_it() {
-        let of = |kind, reason| refused(StoreError::new(kind, reason, "invalid role or secret ID"));
+        let of = |kind, reason| refused(ProviderError::new(kind, reason, "invalid role or secret ID"));
         for (kind, reason) in [(ErrorKind::Invalid, "BadRequest"), (ErrorKind::Denied, "PermissionDenied")] {
             assert_eq!(of(kind, reason).kind, ErrorKind::Denied);
             let expected = "LoginRefused: the login is refused: invalid role or secret ID";

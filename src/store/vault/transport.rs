@@ -14,9 +14,9 @@ use serde::Deserialize;
 use vaultrs::api::{AuthInfo, EndpointMiddleware, EndpointResult};
 use zeroize::Zeroizing;
 
-use super::super::network::refusal;
-use super::super::{Credential, ErrorKind, StoreError};
+use super::super::{Credential, ErrorKind, ProviderError};
 use crate::api::Seconds;
+use crate::integration::refusal;
 
 /// The longest answer that is read. Vault refuses values above 1 MiB by default; ours are a few KiB.
 const LONGEST: usize = 1 << 20;
@@ -47,11 +47,11 @@ struct Errors {
 }
 
 impl Transport {
-    pub(super) fn new(client: Client, address: &Url, namespace: Option<String>) -> Result<Self, StoreError> {
+    pub(super) fn new(client: Client, address: &Url, namespace: Option<String>) -> Result<Self, ProviderError> {
         // vaultrs panics on what is not fit for a header.
         if namespace.as_deref().is_some_and(|namespace| HeaderValue::from_str(namespace).is_err()) {
             let message = "spec.hashicorpVault.namespace has characters that no namespace has";
-            return Err(StoreError::new(ErrorKind::Invalid, "InvalidNamespace", message));
+            return Err(ProviderError::new(ErrorKind::Invalid, "InvalidNamespace", message));
         }
         Ok(Self { client, base: address.as_str().trim_end_matches('/').to_owned(), namespace })
     }
@@ -61,7 +61,7 @@ impl Transport {
         &self,
         token: Option<&Credential>,
         endpoint: &E,
-    ) -> Result<Option<Answer<E::Response>>, StoreError> {
+    ) -> Result<Option<Answer<E::Response>>, ProviderError> {
         let request = self.request(token, endpoint)?;
         let response = self.client.execute(request).await.map_err(|error| unsent(&error))?;
         let (status, headers) = (response.status(), response.headers().clone());
@@ -80,11 +80,11 @@ impl Transport {
         Ok(Some(Answer { data: answer.data, auth: answer.auth }))
     }
 
-    fn request<E: Endpoint>(&self, token: Option<&Credential>, endpoint: &E) -> Result<Request, StoreError> {
+    fn request<E: Endpoint>(&self, token: Option<&Credential>, endpoint: &E) -> Result<Request, ProviderError> {
         let token = token.map_or("", Credential::expose);
         if HeaderValue::from_str(token).is_err() {
             let message = "the Vault token has characters that no token has";
-            return Err(StoreError::new(ErrorKind::Denied, "InvalidCredential", message));
+            return Err(ProviderError::new(ErrorKind::Denied, "InvalidCredential", message));
         }
         let middleware = EndpointMiddleware {
             token: token.to_owned(),
@@ -92,7 +92,7 @@ impl Transport {
             wrap: None,
             namespace: self.namespace.clone(),
         };
-        let invalid = || StoreError::new(ErrorKind::Invalid, "InvalidRequest", "no request can be made of this");
+        let invalid = || ProviderError::new(ErrorKind::Invalid, "InvalidRequest", "no request can be made of this");
         let mut request = endpoint.request(&self.base).map_err(|_| invalid())?;
         middleware.request(endpoint, &mut request).map_err(|_| invalid())?;
         let mut request = Request::try_from(request).map_err(|_| invalid())?;
@@ -110,7 +110,7 @@ impl Transport {
 }
 
 /// Where something is mounted, without slashes around it. What it is made of is limited, so that it stays one path.
-pub(super) fn mount(field: &str, path: &str) -> Result<String, StoreError> {
+pub(super) fn mount(field: &str, path: &str) -> Result<String, ProviderError> {
     let path = path.trim_matches('/');
     let plain = |segment: &str| {
         !matches!(segment, "" | "." | "..")
@@ -120,15 +120,19 @@ pub(super) fn mount(field: &str, path: &str) -> Result<String, StoreError> {
         return Ok(path.to_owned());
     }
     let message = format!("{field} must be a path of letters, digits, '-', '_' and '.', for example secret or team/kv");
-    Err(StoreError::new(ErrorKind::Invalid, "InvalidMount", message))
+    Err(ProviderError::new(ErrorKind::Invalid, "InvalidMount", message))
 }
 
 /// An answer that is not Vault's.
-pub(super) fn unreadable() -> StoreError {
-    StoreError::new(ErrorKind::Unavailable, "UnreadableAnswer", "the answer is not one of Vault: is the address right?")
+pub(super) fn unreadable() -> ProviderError {
+    ProviderError::new(
+        ErrorKind::Unavailable,
+        "UnreadableAnswer",
+        "the answer is not one of Vault: is the address right?",
+    )
 }
 
-async fn body(mut response: Response) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+async fn body(mut response: Response) -> Result<Zeroizing<Vec<u8>>, ProviderError> {
     let mut body = Zeroizing::new(Vec::new());
     while let Some(chunk) = response.chunk().await.map_err(|error| unsent(&error))? {
         if body.len() + chunk.len() > LONGEST {
@@ -140,9 +144,9 @@ async fn body(mut response: Response) -> Result<Zeroizing<Vec<u8>>, StoreError> 
 }
 
 /// A request without a whole answer.
-fn unsent(error: &reqwest::Error) -> StoreError {
+fn unsent(error: &reqwest::Error) -> ProviderError {
     if error.is_timeout() {
-        return StoreError::new(ErrorKind::Unavailable, "Timeout", "no answer in time");
+        return ProviderError::new(ErrorKind::Unavailable, "Timeout", "no answer in time");
     }
     if let Some(refusal) = refusal(error) {
         return refusal;
@@ -157,11 +161,11 @@ fn unsent(error: &reqwest::Error) -> StoreError {
     } else {
         ("ConnectionBroken", "the connection broke")
     };
-    StoreError::new(ErrorKind::Unavailable, reason, format!("{what}: {cause}"))
+    ProviderError::new(ErrorKind::Unavailable, reason, format!("{what}: {cause}"))
 }
 
 /// What an answer other than success means.
-fn classify(status: StatusCode, headers: &HeaderMap, said: &[String]) -> StoreError {
+fn classify(status: StatusCode, headers: &HeaderMap, said: &[String]) -> ProviderError {
     let has = |text: &str| said.iter().any(|message| message.contains(text));
     let (kind, reason) = match status.as_u16() {
         400 if has("check-and-set parameter did not match") => (ErrorKind::Conflict, "CheckAndSetFailed"),
@@ -185,7 +189,7 @@ fn classify(status: StatusCode, headers: &HeaderMap, said: &[String]) -> StoreEr
         }
         None => format!("Vault answered {status}"),
     };
-    StoreError { retry_after: retry_after(headers), ..StoreError::new(kind, reason, message) }
+    ProviderError { retry_after: retry_after(headers), ..ProviderError::new(kind, reason, message) }
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Seconds> {

@@ -9,7 +9,8 @@ use http::header::LOCATION;
 use serde_json::{Value, json};
 use tracing::level_filters::LevelFilter;
 use virtual_account_operator::api::{HashicorpVault, TokenStore};
-use virtual_account_operator::store::{ErrorKind, Network, Store as _, UNMARKED, Vault, Verdict};
+use virtual_account_operator::integration::{ErrorKind, Network};
+use virtual_account_operator::store::{Store as _, UNMARKED, Vault, Verdict};
 
 use super::super::bao::{Bao, ROOT, block};
 use super::super::contract::{Instance as _, Opening};

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use virtual_account_operator::store::{ErrorKind, Store as _, Vault};
+use virtual_account_operator::integration::ErrorKind;
+use virtual_account_operator::store::{Store as _, Vault};
 
 use super::super::bao::block;
 use super::super::story::{CANARY, Given, issued};

@@ -11,7 +11,7 @@ use kube::core::Request as Builder;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
-use super::{Credential, ErrorKind, Identity, StoreError};
+use super::{Credential, ErrorKind, Identity, ProviderError};
 use crate::api::{AccountId, SecretKeyRef, ServiceAccountRef};
 use crate::client::describe;
 
@@ -54,7 +54,7 @@ impl ClusterIdentity {
 
 #[async_trait]
 impl Identity for ClusterIdentity {
-    async fn secret(&self, key: &SecretKeyRef) -> Result<Credential, StoreError> {
+    async fn secret(&self, key: &SecretKeyRef) -> Result<Credential, ProviderError> {
         let (name, place) = (&key.name, format!("Secret {}/{}", self.namespace, key.name));
         if self.keys.as_ref().is_some_and(|keys| keys.namespace == self.namespace && keys.name == *name) {
             return Err(denied("SecretNotAllowed", format!("{place} is the operator's key ring; name another Secret")));
@@ -76,7 +76,7 @@ impl Identity for ClusterIdentity {
         &self,
         account: &ServiceAccountRef,
         audience: &str,
-    ) -> Result<Credential, StoreError> {
+    ) -> Result<Credential, ProviderError> {
         let (namespace, name) = (&self.namespace, &account.name);
         let place = format!("ServiceAccount {namespace}/{name}");
         let asked = TokenRequest {
@@ -103,13 +103,13 @@ impl Identity for ClusterIdentity {
     }
 }
 
-fn denied(reason: &str, message: String) -> StoreError {
-    StoreError::new(ErrorKind::Denied, reason, message)
+fn denied(reason: &str, message: String) -> ProviderError {
+    ProviderError::new(ErrorKind::Denied, reason, message)
 }
 
 // Not the store's failure, so not a kind that counts for its breaker.
-fn unavailable(place: &str, error: &kube::Error) -> StoreError {
-    StoreError::new(
+fn unavailable(place: &str, error: &kube::Error) -> ProviderError {
+    ProviderError::new(
         ErrorKind::Throttled,
         "CredentialsUnavailable",
         format!("{place} cannot be read: {}", describe(error)),
@@ -153,14 +153,14 @@ mod tests {
         json!({"kind": "Status", "status": "Failure", "code": code, "reason": "Reason", "message": "canary"})
     }
 
-    async fn secret(status: u16, body: Value) -> Result<Credential, StoreError> {
+    async fn secret(status: u16, body: Value) -> Result<Credential, ProviderError> {
         let (identity, asked) = answering(status, body);
         let answer = identity.secret(&SecretKeyRef { name: "vault-token".into(), key: "token".into() }).await;
         assert_eq!(*asked.lock().unwrap(), ["GET /api/v1/namespaces/platform/secrets/vault-token "]);
         answer
     }
 
-    async fn token(status: u16, body: Value) -> (Result<Credential, StoreError>, String) {
+    async fn token(status: u16, body: Value) -> (Result<Credential, ProviderError>, String) {
         let (identity, asked) = answering(status, body);
         let answer = identity.service_account_token(&ServiceAccountRef { name: "writer".into() }, "vault").await;
         let asked = asked.lock().unwrap().concat();

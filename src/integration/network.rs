@@ -10,7 +10,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, Url};
 
-use super::{ErrorKind, StoreError};
+use super::{ErrorKind, ProviderError};
 
 /// What calls may reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,9 +23,9 @@ pub struct Network {
 
 impl Network {
     /// A URL that a tenant chose, if it may be followed.
-    pub fn endpoint(&self, url: &str) -> Result<Url, StoreError> {
+    pub fn endpoint(&self, url: &str) -> Result<Url, ProviderError> {
         let invalid =
-            |message: &str| StoreError::new(ErrorKind::Invalid, "InvalidEndpoint", format!("{url}: {message}"));
+            |message: &str| ProviderError::new(ErrorKind::Invalid, "InvalidEndpoint", format!("{url}: {message}"));
         let parsed = Url::parse(url).map_err(|error| invalid(&error.to_string()))?;
         let literal = match parsed.host() {
             Some(url::Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
@@ -46,13 +46,13 @@ impl Network {
     }
 
     /// A client that trusts these certificates (PEM) alone, or else the machine's.
-    pub fn client(&self, ca_bundle: Option<&str>) -> Result<Client, StoreError> {
+    pub fn client(&self, ca_bundle: Option<&str>) -> Result<Client, ProviderError> {
         let mut builder = Client::builder().redirect(Policy::none()).timeout(self.timeout).no_proxy();
         if !self.allow_local {
             builder = builder.dns_resolver(Arc::new(Elsewhere)).https_only(true);
         }
         let invalid = |error: reqwest::Error| {
-            StoreError::new(ErrorKind::Invalid, "InvalidCaBundle", format!("the caBundle cannot be used: {error}"))
+            ProviderError::new(ErrorKind::Invalid, "InvalidCaBundle", format!("the caBundle cannot be used: {error}"))
         };
         if let Some(pem) = ca_bundle {
             let certificates = Certificate::from_pem_bundle(pem.as_bytes()).map_err(invalid)?;
@@ -72,21 +72,21 @@ impl Resolve for Elsewhere {
 }
 
 /// The addresses of a name, by the system, without those that stores may not use.
-pub(super) async fn resolve(name: &str) -> Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>> {
+pub async fn resolve(name: &str) -> Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>> {
     let found = tokio::net::lookup_host((name, 0)).await?;
     let allowed: Vec<SocketAddr> = found.filter(|address| !is_local(address.ip())).collect();
     if allowed.is_empty() {
         let message = format!("{name} leads to loopback, link-local or metadata addresses, which stores may not use");
-        return Err(StoreError::new(ErrorKind::Invalid, "InvalidEndpoint", message).into());
+        return Err(ProviderError::new(ErrorKind::Invalid, "InvalidEndpoint", message).into());
     }
     Ok(allowed)
 }
 
 /// Our own refusal of an address, if that is why a request failed.
-pub(super) fn refusal(error: &(dyn Error + 'static)) -> Option<StoreError> {
+pub fn refusal(error: &(dyn Error + 'static)) -> Option<ProviderError> {
     let mut cause = Some(error);
     while let Some(this) = cause {
-        if let Some(refusal) = this.downcast_ref::<StoreError>() {
+        if let Some(refusal) = this.downcast_ref::<ProviderError>() {
             return Some(refusal.clone());
         }
         cause = this.source();

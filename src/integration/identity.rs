@@ -5,21 +5,21 @@ use std::fmt;
 use async_trait::async_trait;
 use zeroize::Zeroizing;
 
-use super::StoreError;
+use super::ProviderError;
 use crate::api::{SecretKeyRef, ServiceAccountRef};
 
 /// Where a store's credentials come from. Asked again for each login, so that a changed one is picked up.
 #[async_trait]
 pub trait Identity: Send + Sync {
     /// The value of a key of a Secret in the store's namespace, without white space around it.
-    async fn secret(&self, key: &SecretKeyRef) -> Result<Credential, StoreError>;
+    async fn secret(&self, key: &SecretKeyRef) -> Result<Credential, ProviderError>;
 
     /// A fresh, short-lived token of a ServiceAccount in the store's namespace (TokenRequest).
     async fn service_account_token(
         &self,
         account: &ServiceAccountRef,
         audience: &str,
-    ) -> Result<Credential, StoreError>;
+    ) -> Result<Credential, ProviderError>;
 }
 
 /// A password, key or token. It cannot be printed or copied by accident, and its memory is wiped when it is dropped.

@@ -1,0 +1,22 @@
+//! What all integrations (TokenStore, NotificationChannel) share: who may use one, whose credentials it gets, where its calls
+//! may go, and what a failed call means.
+
+mod check;
+pub mod cluster_identity;
+mod concern;
+mod error;
+mod identity;
+mod namespaces;
+mod network;
+mod news;
+mod tenancy;
+
+pub use check::{TIMING, Timing};
+pub use cluster_identity::ClusterIdentity;
+pub use concern::{Concern, Tell};
+pub use error::{ErrorKind, ProviderError};
+pub use identity::{Credential, Identity};
+pub use namespaces::{NamespaceWatch, Namespaces};
+pub use network::{Network, is_local, refusal, resolve};
+pub use news::News;
+pub use tenancy::Tenancy;
