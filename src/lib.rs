@@ -15,6 +15,7 @@ pub mod http;
 pub mod integration;
 pub mod lock;
 pub mod metrics;
+pub mod notify;
 pub mod queue;
 pub mod run;
 pub mod store;

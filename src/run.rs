@@ -134,6 +134,7 @@ fn stores(settings: &Settings, shared: &Shared<'_>) -> (Arc<Registry>, store::re
         open: store::open::providers(),
         network: Network {
             allow_local: settings.allow_local_endpoints,
+            allow_http: false,
             timeout: Duration::from_secs(settings.store_timeout.0.unsigned_abs()),
         },
         concurrency: settings.store_concurrency,

@@ -180,7 +180,7 @@ impl Bench {
             client,
             namespaces: Arc::clone(&namespaces),
             open,
-            network: Network { allow_local: true, timeout: Duration::from_millis(500) },
+            network: Network { allow_local: true, allow_http: false, timeout: Duration::from_millis(500) },
             concurrency: 4,
             ambient: Ambient { namespace: "virtual-accounts".into(), everywhere: false },
             keys: AccountId::new("virtual-accounts", "virtual-account-operator-keys"),

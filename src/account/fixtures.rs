@@ -82,6 +82,7 @@ pub(crate) fn entry(id: &str) -> Entry {
         reason: IssueReason::First,
         phase: Phase::Current,
         grace_ends_at: None,
+        delivered_at: None,
     }
 }
 

@@ -233,6 +233,7 @@ fn add(
         reason,
         phase: Phase::Pending,
         grace_ends_at: None,
+        delivered_at: None,
     };
     ledger.entries.insert(0, entry);
     if let Some(request) = request {

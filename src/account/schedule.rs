@@ -124,6 +124,7 @@ mod tests {
             reason: IssueReason::First,
             phase: Phase::Current,
             grace_ends_at: None,
+            delivered_at: None,
         }
     }
 

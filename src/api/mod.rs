@@ -7,11 +7,15 @@ use std::fmt;
 
 mod duration;
 mod instant;
+mod notice;
+pub mod notification_channel;
 pub mod token_store;
 pub mod virtual_account;
 
 pub use duration::{DaysOrDuration, Seconds};
 pub use instant::Instant;
+pub use notice::NoticeKind;
+pub use notification_channel::*;
 pub use token_store::*;
 pub use virtual_account::*;
 
@@ -31,6 +35,8 @@ pub const ROTATE_ANNOTATION: &str = "virtualaccounts.dev/rotate";
 pub const ADOPT_ANNOTATION: &str = "virtualaccounts.dev/adopt";
 /// Asks for one look at every store, whatever its value: a wiped or changed one is refilled with the same token.
 pub const SYNC_ANNOTATION: &str = "virtualaccounts.dev/sync-requested-at";
+/// On a NotificationChannel: asks for one test message, whatever its value.
+pub const TEST_ANNOTATION: &str = "virtualaccounts.dev/test-requested-at";
 /// Holds an account back until its paths in stores are cleaned up; there only while it has stores.
 pub const STORES_FINALIZER: &str = "virtualaccounts.dev/stores";
 /// Holds a TokenStore back while accounts use it.
@@ -38,7 +44,7 @@ pub const IN_USE_FINALIZER: &str = "virtualaccounts.dev/in-use";
 
 /// All custom resource definitions, as they are committed in `crds/`.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![virtual_account::crd(), token_store::crd()]
+    vec![virtual_account::crd(), token_store::crd(), notification_channel::crd()]
 }
 
 /// What the derives cannot say: a rule at the root of the schema, and that a new object is in progress.

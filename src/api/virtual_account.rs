@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{DaysOrDuration, Instant, Seconds};
+use super::{DaysOrDuration, Instant, NoticeKind, Seconds};
 
 /// A non-user account that an application assumes to call other services. The operator mints its token, keeps it in a
 /// Secret, rotates it on schedule and lets any service verify it.
@@ -85,6 +85,12 @@ pub struct VirtualAccountSpec {
         validation = Rule::new("self.all(a, self.exists_one(b, a.secretPath == b.secretPath && a.storeRef == b.storeRef))").message("the same path in the same store is listed twice; remove one of them")
     )]
     pub secret_stores: Option<Vec<SecretStore>>,
+
+    /// Who is told, at most 8: a channel, to whom, and of what. A channel that fails holds up nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub notification_targets: Option<Vec<NotificationTarget>>,
 
     /// The token's `aud` claim (RFC 7519): each one of the operator's --allowed-audiences. Default: the operator's
     /// --default-audience. A change issues a new token at once, with grace; removing the field acts at the next issue.
@@ -183,10 +189,42 @@ pub struct SecretStore {
     pub deletion_policy: Option<DeletionPolicy>,
 }
 
-/// A TokenStore, by name.
+/// Who is told of what, by which channel.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NotificationTarget {
+    /// The NotificationChannel.
+    pub channel_ref: ObjectRef,
+    /// The recipients, 1 to 50 addresses. Needed for an e-mail channel, and of no meaning for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 50),
+        inner(
+            length(min = 3, max = 254),
+            regex(
+                pattern = r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?([.][A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$"
+            )
+        )
+    )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub to_emails: Option<Vec<String>>,
+    /// Where a Slack bot posts: ids or names of channels, at most 20. Default: the bot's own. Of no meaning for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20), inner(length(min = 1, max = 80)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub channels: Option<Vec<String>>,
+    /// The kinds of notice. Default: TokenRotated, TokenExpiring, TokenExpired, DeliveryFailing, DeliveryRecovered and
+    /// TokenRevoked. On request: GraceEnding and TokenRetired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub events: Option<Vec<NoticeKind>>,
+}
+
+/// An object, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ObjectRef {
-    /// Its namespace. Default: the account's own. Another must allow it (TokenStore spec.allowedNamespaces).
+    /// Its namespace. Default: the account's own. Another must allow it (its spec.allowedNamespaces).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,
@@ -301,6 +339,11 @@ pub struct VirtualAccountStatus {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub secret_stores: Vec<SecretStoreStatus>,
+    /// Notices: those that are still to be sent, and the last that were, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub notifications: Vec<Notification>,
     /// The last value of the annotation virtualaccounts.dev/sync-requested-at that was acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
@@ -339,6 +382,9 @@ pub struct Entry {
     /// When the grace of a superseded token is over. Online checks refuse it from then on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_ends_at: Option<Instant>,
+    /// When every target held it for the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivered_at: Option<Instant>,
 }
 
 /// Why a token was issued.
@@ -399,6 +445,9 @@ pub struct TokenSecretStatus {
     /// When the next attempt is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_at: Option<Instant>,
+    /// Since when it has been failing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<Instant>,
     /// Why the last attempt failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<TargetError>,
@@ -438,12 +487,15 @@ pub struct SecretStoreStatus {
     /// When the next attempt is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_at: Option<Instant>,
+    /// Since when it has been failing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<Instant>,
     /// Why the last attempt failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<TargetError>,
 }
 
-/// A TokenStore, by namespace and name.
+/// An object, by namespace and name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct ObjectId {
     /// Its namespace.
@@ -460,7 +512,66 @@ impl fmt::Display for ObjectId {
     }
 }
 
-/// Why a delivery failed.
+/// One notice to one target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Notification {
+    /// Its id: the same in every repeat. A receiver that knows it already can drop it.
+    #[schemars(length(max = 64))]
+    pub id: String,
+    /// What it tells.
+    pub kind: NoticeKind,
+    /// The NotificationChannel.
+    pub channel_ref: ObjectId,
+    /// A fingerprint of the recipients that the target names, 16 hexadecimal digits; absent if it names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub recipients: Option<String>,
+    /// The token it is about.
+    #[schemars(length(max = 64))]
+    pub jwt_id: String,
+    /// When it came about.
+    pub at: Instant,
+    /// What else it is about: the target that fails, or how long before its end a token is warned of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub about: Option<String>,
+    /// Since when that target failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Instant>,
+    /// The instant that it warns of: the end of a token or of its grace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_at: Option<Instant>,
+    /// The other token: the previous one of a rotation, the successor of one that was revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub other_jwt_id: Option<String>,
+    /// Why: the reason of the rotation, the path of the revocation, the error of the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub cause: Option<String>,
+    /// Pending: still to be sent. Sent. Failed: the channel refused it, or could not be reached for 24 hours.
+    pub state: NotificationState,
+    /// When it was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<Instant>,
+    /// Why the last attempt failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<TargetError>,
+}
+
+/// What became of a notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum NotificationState {
+    /// Still to be sent.
+    Pending,
+    /// Sent.
+    Sent,
+    /// Given up.
+    Failed,
+}
+
+/// Why a delivery or a notice failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TargetError {
     /// The kind of failure, for programs.

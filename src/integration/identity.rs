@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::ProviderError;
 use crate::api::{SecretKeyRef, ServiceAccountRef};
 
-/// Where a store's credentials come from. Asked again for each login, so that a changed one is picked up.
+/// Where an integration's credentials come from. Asked again for each login, so that a changed one is picked up.
 #[async_trait]
 pub trait Identity: Send + Sync {
     /// The value of a key of a Secret in the store's namespace, without white space around it.

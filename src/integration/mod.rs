@@ -1,6 +1,7 @@
 //! What all integrations (TokenStore, NotificationChannel) share: who may use one, whose credentials it gets, where its calls
 //! may go, and what a failed call means.
 
+mod answer;
 mod check;
 pub mod cluster_identity;
 mod concern;
@@ -11,6 +12,7 @@ mod network;
 mod news;
 mod tenancy;
 
+pub use answer::{body, line, retry_after, unsent};
 pub use check::{TIMING, Timing};
 pub use cluster_identity::ClusterIdentity;
 pub use concern::{Concern, Tell};

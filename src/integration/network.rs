@@ -1,4 +1,4 @@
-//! Where a store's calls may go. A tenant chooses the URL, so it is never followed to the operator's own machine or to the
+//! Where the calls of an integration may go. A tenant chooses the URL, so it is never followed to the operator's own machine or to the
 //! cloud's metadata service: not as a literal, not through DNS, not by a redirect.
 
 use std::error::Error;
@@ -17,6 +17,8 @@ use super::{ErrorKind, ProviderError};
 pub struct Network {
     /// `--allow-local-endpoints`: loopback, link-local and metadata addresses too, and plain http. For tests.
     pub allow_local: bool,
+    /// Plain http is allowed, elsewhere too (`allowInsecure` of a channel).
+    pub allow_http: bool,
     /// How long a call may take.
     pub timeout: Duration,
 }
@@ -36,11 +38,11 @@ impl Network {
         if self.allow_local {
             return Ok(parsed);
         }
-        if parsed.scheme() != "https" {
+        if parsed.scheme() != "https" && !(self.allow_http && parsed.scheme() == "http") {
             return Err(invalid("must begin with https://"));
         }
         if literal.is_some_and(is_local) {
-            return Err(invalid("is a loopback, link-local or metadata address, which stores may not use"));
+            return Err(invalid("is a loopback, link-local or metadata address, which integrations may not use"));
         }
         Ok(parsed)
     }
@@ -49,7 +51,7 @@ impl Network {
     pub fn client(&self, ca_bundle: Option<&str>) -> Result<Client, ProviderError> {
         let mut builder = Client::builder().redirect(Policy::none()).timeout(self.timeout).no_proxy();
         if !self.allow_local {
-            builder = builder.dns_resolver(Arc::new(Elsewhere)).https_only(true);
+            builder = builder.dns_resolver(Arc::new(Elsewhere)).https_only(!self.allow_http);
         }
         let invalid = |error: reqwest::Error| {
             ProviderError::new(ErrorKind::Invalid, "InvalidCaBundle", format!("the caBundle cannot be used: {error}"))
@@ -62,7 +64,7 @@ impl Network {
     }
 }
 
-/// Resolves names by the system, and hides addresses that stores may not use.
+/// Resolves names by the system, and hides addresses that integrations may not use.
 struct Elsewhere;
 
 impl Resolve for Elsewhere {
@@ -71,12 +73,13 @@ impl Resolve for Elsewhere {
     }
 }
 
-/// The addresses of a name, by the system, without those that stores may not use.
+/// The addresses of a name, by the system, without those that integrations may not use.
 pub async fn resolve(name: &str) -> Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>> {
     let found = tokio::net::lookup_host((name, 0)).await?;
     let allowed: Vec<SocketAddr> = found.filter(|address| !is_local(address.ip())).collect();
     if allowed.is_empty() {
-        let message = format!("{name} leads to loopback, link-local or metadata addresses, which stores may not use");
+        let message =
+            format!("{name} leads to loopback, link-local or metadata addresses, which integrations may not use");
         return Err(ProviderError::new(ErrorKind::Invalid, "InvalidEndpoint", message).into());
     }
     Ok(allowed)
@@ -171,11 +174,16 @@ mod tests {
 
     #[test]
     fn endpoints_are_https_and_elsewhere_unless_tests_say_so() {
-        let network = |allow_local| Network { allow_local, timeout: Duration::from_secs(1) };
+        let network = |allow_local| Network { allow_local, allow_http: false, timeout: Duration::from_secs(1) };
         for url in ["http://vault.example.com", "https://127.0.0.1:8200", "https://[::1]", "ftp://vault", "not a url"] {
             assert_eq!(network(false).endpoint(url).unwrap_err().reason, "InvalidEndpoint", "{url}");
         }
         assert!(network(false).endpoint("https://vault.example.com:8200").is_ok());
         assert!(network(true).endpoint("http://127.0.0.1:8200").is_ok());
+        let plain = Network { allow_http: true, ..network(false) };
+        assert!(plain.endpoint("http://hooks.example.com").is_ok());
+        for url in ["http://127.0.0.1", "http://169.254.169.254", "ftp://hooks.example.com"] {
+            assert!(plain.endpoint(url).is_err(), "{url}");
+        }
     }
 }

@@ -157,6 +157,7 @@ pub fn entry_of(token: &str, account: &AccountId, ring: &Ring, grace: Seconds) -
         reason: IssueReason::Adopted,
         phase: Phase::Pending,
         grace_ends_at: None,
+        delivered_at: None,
     };
     let again = derive(&entry, account, ring).ok()?;
     (again.expose() == token).then_some(entry)

@@ -88,6 +88,7 @@ pub(crate) fn entry(kid: &str) -> Entry {
         reason: IssueReason::First,
         phase: Phase::Current,
         grace_ends_at: None,
+        delivered_at: None,
     }
 }
 

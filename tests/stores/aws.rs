@@ -19,7 +19,7 @@ use super::story::{CANARY, Given};
 
 pub(crate) const REGION: &str = "eu-central-1";
 const ROLE: &str = "arn:aws:iam::123456789012:role/virtual-accounts";
-pub(crate) const NETWORK: Network = Network { allow_local: true, timeout: Duration::from_secs(10) };
+pub(crate) const NETWORK: Network = Network { allow_local: true, allow_http: false, timeout: Duration::from_secs(10) };
 
 /// An access key in the store's namespace.
 pub(crate) fn key(id: &str, secret: &str) -> Arc<Given> {
@@ -116,7 +116,7 @@ async fn a_server_that_does_not_answer_or_is_not_there_is_unavailable() {
 
 #[tokio::test]
 async fn local_addresses_are_refused_as_literals_and_through_dns() {
-    let network = Network { allow_local: false, ..NETWORK };
+    let network = Network { allow_local: false, allow_http: false, ..NETWORK };
     let namespace = any_key();
     for url in ["http://sm.example.com", "https://127.0.0.1", "https://169.254.169.254", "https://[fd00:ec2::254]"] {
         for sts in [false, true] {

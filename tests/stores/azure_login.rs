@@ -60,7 +60,7 @@ async fn a_missing_credential_is_told_as_such() {
 #[tokio::test]
 async fn urls_are_https_and_lead_nowhere_local() {
     let refused = async |spec: AzureKeyVault, allow_local| {
-        let network = Network { allow_local, ..NETWORK };
+        let network = Network { allow_local, allow_http: false, ..NETWORK };
         let error = KeyVault::open(&spec, credentials(), network).await.err().expect("it is refused");
         (error.kind, error.reason)
     };

@@ -13,7 +13,7 @@ use virtual_account_operator::store::azure_key_vault::KeyVault;
 use super::fake::{Certificate, Fake};
 use super::story::{CANARY, Given, Issued};
 
-pub(crate) const NETWORK: Network = Network { allow_local: true, timeout: Duration::from_secs(10) };
+pub(crate) const NETWORK: Network = Network { allow_local: true, allow_http: false, timeout: Duration::from_secs(10) };
 pub(crate) const AUDIENCE: &str = "api://AzureADTokenExchange";
 pub(crate) const TENANT: &str = "00000000-0000-0000-0000-000000000001";
 /// The application of the stores, which has the rights of the documentation and no more.

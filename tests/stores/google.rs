@@ -20,7 +20,7 @@ use super::story::{Given, Issued, issued};
 contract!(OnFake);
 troubles!(OnFake);
 
-pub(super) const NETWORK: Network = Network { allow_local: true, timeout: Duration::from_secs(10) };
+pub(super) const NETWORK: Network = Network { allow_local: true, allow_http: false, timeout: Duration::from_secs(10) };
 
 pub(super) fn shared() -> &'static Fake {
     static SHARED: LazyLock<Fake> = LazyLock::new(|| Fake::start(&permissions()));

@@ -170,7 +170,7 @@ async fn token_endpoints_that_fail_are_unavailable() {
 
 #[tokio::test]
 async fn local_and_metadata_addresses_are_refused() {
-    let network = Network { allow_local: false, timeout: Duration::from_secs(5) };
+    let network = Network { allow_local: false, allow_http: false, timeout: Duration::from_secs(5) };
     let good = "https://secretmanager.example";
     for (endpoint, sts) in [
         ("http://secretmanager.example", good),

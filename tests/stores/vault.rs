@@ -46,7 +46,7 @@ pub(super) async fn open(spec: Value, given: Arc<Given>) -> Result<Vault, Provid
 
 async fn open_within(timeout: Duration, spec: Value, given: Arc<Given>) -> Result<Vault, ProviderError> {
     let spec: HashicorpVault = serde_json::from_value(spec).expect("a specification");
-    Vault::open(&spec, given, Network { allow_local: true, timeout }).await
+    Vault::open(&spec, given, Network { allow_local: true, allow_http: false, timeout }).await
 }
 
 /// The AppRole of the page and its credentials.

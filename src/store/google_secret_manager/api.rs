@@ -18,10 +18,10 @@ use reqwest::Url;
 use zeroize::Zeroizing;
 
 use super::super::{ErrorKind, Identity, Network, ProviderError};
-use super::error::{cause, classify, line, timeout};
+use super::error::{cause, classify, timeout};
 use super::login::{Bearer, Login};
 use crate::api::GoogleSecretManager;
-use crate::integration::is_local;
+use crate::integration::{is_local, line};
 
 const UNAUTHENTICATED: &str = "UNAUTHENTICATED";
 const NOT_FOUND: &str = "NOT_FOUND";

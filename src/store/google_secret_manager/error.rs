@@ -3,13 +3,9 @@
 use google_cloud_gax::error::Error;
 use google_cloud_gax::error::rpc::Code;
 use http::HeaderMap;
-use http::header::RETRY_AFTER;
 
 use super::super::{ErrorKind, ProviderError};
-use crate::api::Seconds;
-
-/// The longest message that is passed on.
-const MESSAGE: usize = 300;
+use crate::integration::{line, retry_after};
 
 /// What this error of Google's client means. `what` was called.
 pub(super) fn classify(what: &str, error: &Error) -> ProviderError {
@@ -81,20 +77,12 @@ pub(super) fn cause(error: &(dyn std::error::Error + 'static)) -> String {
     innermost.map_or_else(|| "the request failed".to_owned(), |cause| line(&cause.to_string()))
 }
 
-/// One line, not too long.
-pub(super) fn line(text: &str) -> String {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    words.join(" ").chars().filter(|c| !c.is_control()).take(MESSAGE).collect()
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Seconds> {
-    let seconds: u32 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Seconds(i64::from(seconds)))
-}
-
 #[cfg(test)]
 mod tests {
+    use http::header::RETRY_AFTER;
+
     use super::*;
+    use crate::api::Seconds;
 
     #[test]
     fn every_answer_means_one_thing() {

@@ -4,18 +4,17 @@
 use std::time::Duration;
 
 use google_cloud_gax::error::rpc::Code;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, RequestBuilder, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use url::form_urlencoded;
-use zeroize::Zeroizing;
 
 use super::super::{Credential, ErrorKind, ProviderError};
-use super::error::{answered, cause, line, timeout};
+use super::error::{answered, timeout};
 use super::login::Access;
-use crate::integration::refusal;
+use crate::integration::{body, line, unsent};
 
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -79,45 +78,40 @@ fn under(endpoint: &Url, path: &str) -> Result<Url, ProviderError> {
 }
 
 async fn send<T: DeserializeOwned>(what: &str, request: RequestBuilder) -> Result<T, ProviderError> {
-    let mut response = request.send().await.map_err(|error| unsent(what, &error))?;
-    let mut body = Zeroizing::new(Vec::new());
-    while let Some(chunk) = response.chunk().await.map_err(|error| unsent(what, &error))? {
-        if body.len() + chunk.len() > LONGEST {
-            return Err(unreadable(what));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    if response.status().is_success() {
+    let response = request.send().await.map_err(|error| failed(what, &error))?;
+    let (status, headers) = (response.status(), response.headers().clone());
+    let body = body(response, LONGEST).await.map_err(|error| of(what, error))?.ok_or_else(|| unreadable(what))?;
+    if status.is_success() {
         return serde_json::from_slice(&body).map_err(|_| unreadable(what));
     }
-    Err(refused(what, &response, &body))
+    Err(refused(what, status.as_u16(), &headers, &body))
 }
 
-fn refused(what: &str, response: &reqwest::Response, body: &[u8]) -> ProviderError {
-    let status = response.status().as_u16();
+fn refused(what: &str, status: u16, headers: &HeaderMap, body: &[u8]) -> ProviderError {
     let said: Value = serde_json::from_slice(body).unwrap_or_default();
     // A token endpoint's own form (RFC 6749, section 5.2), or Google's of all other APIs.
     if let Some(code) = said["error"].as_str() {
         let description = said["error_description"].as_str().unwrap_or(code);
-        let error = answered(what, status, Some((Code::Unknown, description)), Some(response.headers()));
+        let error = answered(what, status, Some((Code::Unknown, description)), Some(headers));
         let kind = if error.kind == ErrorKind::Invalid { ErrorKind::Denied } else { error.kind };
         return ProviderError { kind, reason: line(code), ..error };
     }
     let code = said["error"]["status"].as_str().and_then(|code| Code::try_from(code).ok());
     let message = said["error"]["message"].as_str().unwrap_or_default();
-    answered(what, status, code.map(|code| (code, message)), Some(response.headers()))
+    answered(what, status, code.map(|code| (code, message)), Some(headers))
 }
 
 /// A request without a whole answer.
-fn unsent(what: &str, error: &reqwest::Error) -> ProviderError {
-    if error.is_timeout() {
-        return timeout(what);
+fn failed(what: &str, error: &reqwest::Error) -> ProviderError {
+    if error.is_timeout() { timeout(what) } else { of(what, unsent(error)) }
+}
+
+// Our own refusal of an address says where.
+fn of(what: &str, error: ProviderError) -> ProviderError {
+    if error.kind == ErrorKind::Invalid {
+        return error;
     }
-    if let Some(refusal) = refusal(error) {
-        return refusal;
-    }
-    let reason = if error.is_connect() { "Unreachable" } else { "ConnectionBroken" };
-    ProviderError::new(ErrorKind::Unavailable, reason, format!("{what}: {}", cause(error)))
+    ProviderError { message: format!("{what}: {}", error.message), ..error }
 }
 
 fn unreadable(what: &str) -> ProviderError {

@@ -3,25 +3,19 @@
 //! vaultrs' own client hides the reason of an error and `Retry-After`, logs what servers say, and reads answers of any
 //! size. Nothing here logs, and no answer's body gets into an error but Vault's own list of messages.
 
-use std::error::Error as _;
-
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
-use reqwest::{Client, Request, Response, Url};
+use reqwest::{Client, Request, Url};
 use rustify::Endpoint;
 use rustify::endpoint::MiddleWare;
 use serde::Deserialize;
 use vaultrs::api::{AuthInfo, EndpointMiddleware, EndpointResult};
-use zeroize::Zeroizing;
 
 use super::super::{Credential, ErrorKind, ProviderError};
-use crate::api::Seconds;
-use crate::integration::refusal;
+use crate::integration::{body, line, retry_after, unsent};
 
 /// The longest answer that is read. Vault refuses values above 1 MiB by default; ours are a few KiB.
 const LONGEST: usize = 1 << 20;
-/// The longest message that is passed on.
-const MESSAGE: usize = 300;
 /// The reason for what Vault says of a mount that does not exist, or in which the token may do nothing.
 pub(super) const MOUNT_NOT_FOUND: &str = "MountNotFound";
 const MERGE_PATCH: HeaderValue = HeaderValue::from_static("application/merge-patch+json");
@@ -65,7 +59,7 @@ impl Transport {
         let request = self.request(token, endpoint)?;
         let response = self.client.execute(request).await.map_err(|error| unsent(&error))?;
         let (status, headers) = (response.status(), response.headers().clone());
-        let body = body(response).await?;
+        let body = body(response, LONGEST).await?.ok_or_else(unreadable)?;
         if !status.is_success() {
             let said: Errors = serde_json::from_slice(&body).unwrap_or_default();
             return match said.errors.as_slice() {
@@ -132,38 +126,6 @@ pub(super) fn unreadable() -> ProviderError {
     )
 }
 
-async fn body(mut response: Response) -> Result<Zeroizing<Vec<u8>>, ProviderError> {
-    let mut body = Zeroizing::new(Vec::new());
-    while let Some(chunk) = response.chunk().await.map_err(|error| unsent(&error))? {
-        if body.len() + chunk.len() > LONGEST {
-            return Err(unreadable());
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-/// A request without a whole answer.
-fn unsent(error: &reqwest::Error) -> ProviderError {
-    if error.is_timeout() {
-        return ProviderError::new(ErrorKind::Unavailable, "Timeout", "no answer in time");
-    }
-    if let Some(refusal) = refusal(error) {
-        return refusal;
-    }
-    let mut cause = error.source();
-    while let Some(deeper) = cause.and_then(std::error::Error::source) {
-        cause = Some(deeper);
-    }
-    let cause = cause.map_or_else(|| "the request failed".to_owned(), |cause| line(&cause.to_string()));
-    let (reason, what) = if error.is_connect() {
-        ("Unreachable", "cannot connect")
-    } else {
-        ("ConnectionBroken", "the connection broke")
-    };
-    ProviderError::new(ErrorKind::Unavailable, reason, format!("{what}: {cause}"))
-}
-
 /// What an answer other than success means.
 fn classify(status: StatusCode, headers: &HeaderMap, said: &[String]) -> ProviderError {
     let has = |text: &str| said.iter().any(|message| message.contains(text));
@@ -192,20 +154,12 @@ fn classify(status: StatusCode, headers: &HeaderMap, said: &[String]) -> Provide
     ProviderError { retry_after: retry_after(headers), ..ProviderError::new(kind, reason, message) }
 }
 
-fn retry_after(headers: &HeaderMap) -> Option<Seconds> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse::<u32>().ok()?;
-    Some(Seconds(seconds.into()))
-}
-
-/// One line, not too long.
-fn line(text: &str) -> String {
-    let one: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MESSAGE).collect();
-    one.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
+    use http::header::RETRY_AFTER;
+
     use super::*;
+    use crate::api::Seconds;
 
     #[test]
     fn each_answer_means_one_thing() {
@@ -247,12 +201,6 @@ mod tests {
         };
         assert_eq!(with("17").retry_after, Some(Seconds(17)));
         assert_eq!(with("soon").retry_after, None);
-    }
-
-    #[test]
-    fn a_message_is_one_short_line() {
-        assert_eq!(line("1 error occurred:\n\t* permission denied\n\n"), "1 error occurred: * permission denied");
-        assert_eq!(line(&"x".repeat(5_000)).len(), MESSAGE);
     }
 
     #[test]

@@ -198,7 +198,7 @@ async fn the_given_ca_is_trusted_and_no_other() {
 
 #[tokio::test]
 async fn local_addresses_are_refused_unless_they_are_allowed() {
-    let network = Network { allow_local: false, timeout: Duration::from_secs(1) };
+    let network = Network { allow_local: false, allow_http: false, timeout: Duration::from_secs(1) };
     for address in ["http://127.0.0.1:8200", "https://127.0.0.1:8200", "https://169.254.169.254", "http://vault:8200"] {
         let (spec, given) = app_role(address, "secret");
         let spec: HashicorpVault = serde_json::from_value(spec).unwrap();

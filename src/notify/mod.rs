@@ -1,0 +1,47 @@
+//! How people are told: what every medium can do ([`Notifier`]), what a notice says ([`Letter`], [`Text`]), and when it is
+//! sent. Knows no accounts: it is told what there is to tell, and says what became of it.
+//!
+//! ```text
+//!  NotificationChannel --channels--> Box<dyn Notifier> --+
+//!  Letters of accounts ----outbox (30 s windows)---------+--> send --> reports, by notice id
+//! ```
+
+use async_trait::async_trait;
+
+use crate::api::Instant;
+use crate::integration::ProviderError;
+
+mod letter;
+mod medium;
+mod post;
+mod text;
+
+pub use letter::{Content, Letter, Owner};
+pub use medium::Medium;
+pub use text::{Fact, Text};
+
+/// What a medium can do. It does what it is told: to whom, and when, was decided before.
+///
+/// [`ProviderError`] says what comes next: `Invalid` is final for this message (the request itself is refused); all other
+/// kinds are tried again later, `Denied` with credentials read anew.
+#[async_trait]
+pub trait Notifier: Send + Sync {
+    /// Sends one message that tells of all its letters. Repeated with the same letters it carries the same ids.
+    async fn send(&self, message: &Message) -> Result<(), ProviderError>;
+
+    /// Whether credentials and reach are good, by a call that tells nobody anything.
+    async fn check(&self) -> Result<(), ProviderError>;
+}
+
+/// One message: what goes out in one call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// What it tells; one alone where the medium does not fold ([`Medium::folds`]).
+    pub letters: Vec<Letter>,
+    /// The addresses (mail) or channels (Slack bot) that the account named; empty: the medium's own.
+    pub recipients: Vec<String>,
+    /// `--cluster-name`.
+    pub cluster: String,
+    /// When it is sent: remaining times are counted from here.
+    pub now: Instant,
+}
