@@ -11,6 +11,7 @@ pub mod clock;
 pub mod condition;
 pub mod config;
 pub mod events;
+pub mod fingerprint;
 pub mod http;
 pub mod integration;
 pub mod lock;

@@ -15,6 +15,7 @@ use super::deliver::{Delivery, remove};
 use super::desired::{Desired, Limits, StorePath};
 use super::issue::Block;
 use super::ledger::{Hold, Ledger, is_at};
+use super::letters::letters;
 use super::observe::{Observed, SecretView, version_number};
 use super::plan::{Act, Plan, SecretStep, deliverable, plan};
 use super::secret::{Image, SecretMeta, SecretSeen, released, render};
@@ -25,6 +26,7 @@ use crate::api::{
     SecretStoreStatus, TargetError, VirtualAccount, VirtualAccountStatus,
 };
 use crate::integration::ProviderError;
+use crate::notify::{self, Posted};
 use crate::store::{Admission, Held, NOT_ALLOWED, Value};
 use crate::token::Ring;
 
@@ -99,6 +101,12 @@ pub trait Cluster: Send + Sync {
     ) -> impl Future<Output = Result<(), ProviderError>> + Send;
     /// Removes what was read.
     fn delete_store(&self, at: &StorePath, held: &Held) -> impl Future<Output = Result<(), ProviderError>> + Send;
+    /// Whether accounts of this namespace may use a channel.
+    fn channel(&self, namespace: &str, channel: &ObjectId) -> notify::Admission;
+    /// What became of the account's notices, by id.
+    fn reports(&self, id: &AccountId) -> BTreeMap<String, notify::Report>;
+    /// Hands out what is still to be sent for the account: the whole set. Never waits.
+    fn post(&self, id: &AccountId, letters: Vec<Posted>);
     /// Tells people what stays in stores although the account goes.
     fn left_behind(&self, account: &VirtualAccount, at: &StorePath, why: &str);
 }
@@ -200,6 +208,8 @@ fn observe<C: Cluster>(cluster: &C, account: &VirtualAccount, desired: &Desired,
         ledger: believed(cluster, desired, status.as_ref()),
         admissions: admissions(cluster, desired, status.as_ref()),
         places: places(cluster, desired, status.as_ref()),
+        channels: channels(cluster, desired),
+        reports: cluster.reports(&desired.account),
         marks: BTreeSet::new(),
         finalizer: account.finalizers().iter().any(|finalizer| finalizer == STORES_FINALIZER),
         namespace_terminating: cluster.namespace_terminating(&desired.account.namespace),
@@ -239,6 +249,11 @@ fn places<C: Cluster>(
         recorded.map(|record| StorePath { store: record.store_ref.clone(), path: record.secret_path.clone() });
     let all = desired.stores.iter().map(|store| store.at.clone()).chain(recorded);
     all.filter_map(|at| Some((at.clone(), cluster.place(&at)?))).collect()
+}
+
+fn channels<C: Cluster>(cluster: &C, desired: &Desired) -> BTreeMap<ObjectId, notify::Admission> {
+    let named = desired.told.iter().map(|told| &told.channel);
+    named.map(|channel| (channel.clone(), cluster.channel(&desired.account.namespace, channel))).collect()
 }
 
 fn admissions<C: Cluster>(
@@ -334,6 +349,8 @@ impl<C: Cluster> Pass<'_, C> {
         if free {
             self.set_finalizer(&account, false).await?;
         }
+        // Only what the API server has accepted is told to anybody.
+        cluster.post(&desired.account, letters(&account, desired, observed));
         match trouble {
             Some(trouble) => Err(trouble),
             None => Ok(Report { wake_at, issued: act.issued, block: act.block.clone() }),

@@ -385,6 +385,16 @@ impl Cluster for Controller {
         self.stores.delete(&at.store, &at.path, held).await
     }
 
+    fn channel(&self, _: &str, _: &ObjectId) -> crate::notify::Admission {
+        crate::notify::Admission::Unknown { message: String::new() }
+    }
+
+    fn reports(&self, _: &AccountId) -> std::collections::BTreeMap<String, crate::notify::Report> {
+        std::collections::BTreeMap::new()
+    }
+
+    fn post(&self, _: &AccountId, _: Vec<crate::notify::Posted>) {}
+
     fn left_behind(&self, account: &VirtualAccount, at: &StorePath, why: &str) {
         let message = format!("{at} still holds the token, which is refused online; remove it by hand: {why}");
         warn!(account = %identity(account), reason = "LeftBehind", "{message}");

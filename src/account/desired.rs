@@ -9,9 +9,11 @@ use kube::ResourceExt;
 
 use super::schedule::{Schedule, account_end, seed};
 use crate::api::{
-    ADOPT_ANNOTATION, AccountId, DaysOrDuration, DeletionPolicy, GROUP, Instant, ObjectId, ROTATE_ANNOTATION,
-    SYNC_ANNOTATION, Seconds, SecretStore, TokenSecret, VirtualAccount, VirtualAccountSpec,
+    ADOPT_ANNOTATION, AccountId, DaysOrDuration, DeletionPolicy, GROUP, Instant, NoticeKind, NotificationTarget,
+    ObjectId, ROTATE_ANNOTATION, SYNC_ANNOTATION, Seconds, SecretStore, TokenSecret, VirtualAccount,
+    VirtualAccountSpec,
 };
+use crate::fingerprint::fingerprint;
 use crate::token::Algorithm;
 
 /// The settings that decisions about an account depend on.
@@ -76,6 +78,8 @@ pub struct Desired {
     pub secret: SecretSpec,
     /// The paths in secret stores.
     pub stores: Vec<StoreSpec>,
+    /// Who is told, and of what.
+    pub told: Vec<Told>,
     /// The value of the annotation that asks for a look at every store.
     pub sync: Option<String>,
     /// The operator's settings.
@@ -118,6 +122,21 @@ pub struct StoreSpec {
     pub policy: DeletionPolicy,
 }
 
+/// Who is told, and of what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The `NotificationChannel`.
+    pub channel: ObjectId,
+    /// For mail.
+    pub emails: Vec<String>,
+    /// For a Slack bot.
+    pub rooms: Vec<String>,
+    /// A fingerprint of both; `None` if the spec names neither.
+    pub recipients: Option<String>,
+    /// The kinds of notice.
+    pub kinds: BTreeSet<NoticeKind>,
+}
+
 /// The token Secret as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretSpec {
@@ -148,6 +167,7 @@ impl Desired {
         let audiences = audiences(spec, limits, &mut notes);
         let secret = secret(spec.token_secret.as_ref(), &id, limits, &mut notes);
         let stores = stores(spec.secret_stores.as_deref().unwrap_or_default(), &secret, &id, &mut notes);
+        let told = told(spec.notification_targets.as_deref().unwrap_or_default(), &id);
         let request = request(account, &mut notes);
         permissions(spec, &mut notes);
         Self {
@@ -165,6 +185,7 @@ impl Desired {
             adopt: limits.adopt_restored || account.annotations().get(ADOPT_ANNOTATION).is_some_and(|v| v == "true"),
             secret,
             stores,
+            told,
             sync: account
                 .annotations()
                 .get(SYNC_ANNOTATION)
@@ -330,6 +351,28 @@ fn stores(spec: &[SecretStore], secret: &SecretSpec, account: &AccountId, notes:
         notes.invalid("spec.tokenSecret.enabled", message);
     }
     stores
+}
+
+// The same channel and recipients are one target, so that nobody is told twice.
+fn told(spec: &[NotificationTarget], account: &AccountId) -> Vec<Told> {
+    let mut all: Vec<Told> = Vec::with_capacity(spec.len());
+    for target in spec {
+        let namespace = target.channel_ref.namespace.clone().unwrap_or_else(|| account.namespace.clone());
+        let channel = ObjectId { namespace, name: target.channel_ref.name.clone() };
+        let sorted = |list: &Option<Vec<String>>| -> Vec<String> {
+            let set: BTreeSet<&String> = list.iter().flatten().collect();
+            set.into_iter().cloned().collect()
+        };
+        let (emails, rooms) = (sorted(&target.to_emails), sorted(&target.channels));
+        let recipients = (!emails.is_empty() || !rooms.is_empty())
+            .then(|| fingerprint(&[&emails.join("\n"), "", &rooms.join("\n")], 16));
+        let kinds = target.events.as_deref().unwrap_or(&NoticeKind::DEFAULT).iter().copied().collect();
+        match all.iter_mut().find(|told| told.channel == channel && told.recipients == recipients) {
+            Some(told) => told.kinds.extend::<BTreeSet<NoticeKind>>(kinds),
+            None => all.push(Told { channel, emails, rooms, recipients, kinds }),
+        }
+    }
+    all
 }
 
 // The schema refuses these too; a label that slips through would make a GitOps tool prune the Secret.

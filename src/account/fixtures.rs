@@ -134,6 +134,8 @@ impl Scene {
             strays: Vec::new(),
             admissions: BTreeMap::new(),
             places: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            reports: BTreeMap::new(),
             marks: BTreeSet::new(),
             finalizer: false,
             namespace_terminating: false,

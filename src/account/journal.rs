@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::condition::SECRET_NOT_OWNED;
+use super::happenings::is_held;
 use super::stores::NOT_OURS;
-use crate::api::{Entry, IssueReason, Phase, TargetError, VirtualAccountStatus};
+use crate::api::{Entry, IssueReason, Notification, NotificationState, Phase, TargetError, VirtualAccountStatus};
 use crate::events::{Notice, Severity};
 use crate::store::{STORE_DOWN, STORE_NOT_READY};
 
@@ -34,6 +35,7 @@ pub fn journal(before: Option<&VirtualAccountStatus>, after: &VirtualAccountStat
         lines.extend(left(entry));
     }
     lines.extend(failed(before, after));
+    lines.extend(given_up(before, after));
     lines.extend(blocked(before, after));
     lines
 }
@@ -64,7 +66,7 @@ fn entry_lines(
 }
 
 fn delivery(entry: &Entry, after: &VirtualAccountStatus) -> Line {
-    let places = places(after, &entry.id);
+    let places = places(after, &entry.id).join(", ");
     let ends = entry.expires_at;
     let previous = after.jwts.iter().find(|other| other.id != entry.id && other.grace_ends_at.is_some());
     let grace = previous.and_then(|previous| previous.grace_ends_at.map(|end| (previous, end)));
@@ -98,20 +100,15 @@ fn left(entry: &Entry) -> Option<Line> {
     Some(line(Severity::Normal, "Retired", "Retire", message, entry))
 }
 
-fn is_held(status: &VirtualAccountStatus, jti: &str) -> bool {
-    let secret = status.token_secret.iter().map(|secret| &secret.jwt_id);
-    let stores = status.secret_stores.iter().map(|store| &store.jwt_id);
-    secret.chain(stores).any(|held| held.as_deref() == Some(jti))
-}
-
-fn places(status: &VirtualAccountStatus, jti: &str) -> String {
+/// Where this token is, as recorded, for people.
+pub fn places(status: &VirtualAccountStatus, jti: &str) -> Vec<String> {
     let holding = status.token_secret.iter().filter(|secret| secret.jwt_id.as_deref() == Some(jti));
     let secret = holding.map(|secret| format!("Secret {}", secret.name));
     let holding = status.secret_stores.iter().filter(|store| store.jwt_id.as_deref() == Some(jti));
     let stores = holding.map(|store| {
         format!("{} in TokenStore {}/{}", store.secret_path, store.store_ref.namespace, store.store_ref.name)
     });
-    secret.chain(stores).collect::<Vec<_>>().join(", ")
+    secret.chain(stores).collect()
 }
 
 // Once per target and cause, not once per attempt.
@@ -129,6 +126,21 @@ fn failed(before: &VirtualAccountStatus, after: &VirtualAccountStatus) -> Vec<Li
         plain(Severity::Warning, failure(&error.reason), "Deliver", message)
     };
     new.map(line).collect()
+}
+
+// Once per notice.
+fn given_up(before: &VirtualAccountStatus, after: &VirtualAccountStatus) -> Vec<Line> {
+    let known = |notice: &Notification| {
+        before.notifications.iter().any(|old| old.id == notice.id && old.state == NotificationState::Failed)
+    };
+    let failed = after.notifications.iter().filter(|notice| notice.state == NotificationState::Failed);
+    let line = |notice: &Notification| {
+        let why = notice.error.as_ref().map(|error| error.message.as_str()).unwrap_or_default();
+        let channel = &notice.channel_ref;
+        let message = format!("{} was not told by NotificationChannel {channel} and is given up: {why}", notice.kind);
+        plain(Severity::Warning, "NotificationFailed", "Notify", message)
+    };
+    failed.filter(|notice| !known(notice)).map(line).collect()
 }
 
 fn failure(reason: &str) -> &'static str {

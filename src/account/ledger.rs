@@ -183,6 +183,7 @@ impl Ledger {
     }
 
     fn phased(&self, entry: &Entry, m: Instant, now: Instant) -> Entry {
+        let before = entry.phase;
         let mut entry = entry.clone();
         if entry.phase == Phase::Revoked {
             return entry;
@@ -197,6 +198,9 @@ impl Ledger {
             None if entry.issued_at == m => Phase::Current,
             None => Phase::Pending,
         };
+        if entry.phase == Phase::Current && before != Phase::Current {
+            entry.delivered_at.get_or_insert(now);
+        }
         entry
     }
 

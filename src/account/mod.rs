@@ -17,12 +17,15 @@ mod deliver;
 pub mod desired;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod happenings;
 #[cfg(test)]
 mod histories;
 pub mod issue;
 pub mod journal;
 pub mod kubernetes;
 pub mod ledger;
+pub mod letters;
+pub mod notices;
 pub mod observe;
 pub mod plan;
 pub mod schedule;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::desired::{Desired, StorePath};
 use super::ledger::{Ledger, is_at};
 use super::secret::{SecretMeta, SecretSeen};
-use crate::api::{Entry, SecretStoreStatus, TokenSecretStatus, VirtualAccountStatus};
+use crate::api::{Entry, ObjectId, SecretStoreStatus, TokenSecretStatus, VirtualAccountStatus};
+use crate::notify;
 use crate::store::Admission;
 use crate::token::{Ring, Standing};
 
@@ -27,6 +28,10 @@ pub struct Observed {
     pub admissions: BTreeMap<StorePath, Admission>,
     /// A fingerprint of where each of these paths really is, where that is known.
     pub places: BTreeMap<StorePath, String>,
+    /// What the channels say that the spec names.
+    pub channels: BTreeMap<ObjectId, notify::Admission>,
+    /// What became of notices that were handed out to be sent, by id.
+    pub reports: BTreeMap<String, notify::Report>,
     /// After an ordered read that found something to adopt: the tokens that the marks of readable stores name.
     pub marks: BTreeSet<String>,
     /// Whether our finalizer holds the account back.

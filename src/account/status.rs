@@ -2,8 +2,10 @@
 
 use super::condition::{Facts, conditions, issuing, token_ending};
 use super::desired::Desired;
+use super::happenings::{Change, stamp_failures};
 use super::issue::Block;
 use super::ledger::{Hold, Ledger, Settling, is_at};
+use super::notices::{self, notices_after, notified};
 use super::observe::Observed;
 use super::plan::{Act, SecretStep, retry_cap};
 use super::stores::{self, RemovalOutcome, StoreOutcome, StoresAfter, stores_after};
@@ -73,6 +75,8 @@ pub fn recorded(desired: &Desired, observed: &Observed, act: &Act, now: Instant)
         // The schema's default is gone with the first write, and "not seen yet" still holds.
         status.observed_generation.get_or_insert(-1);
     }
+    let before = observed.status.as_ref();
+    status.notifications = notices_after(&Change { desired, observed, before, after: &status, now: act.at });
     status
 }
 
@@ -99,6 +103,7 @@ pub fn finished(
     if stores.iter().any(|outcome| *outcome != StoreOutcome::Untouched) {
         status.handled_sync_request.clone_from(&desired.sync);
     }
+    stamp_failures(observed.status.as_ref(), &mut status, now);
     let facts = Facts {
         desired,
         observed,
@@ -109,6 +114,12 @@ pub fn finished(
         now,
     };
     status.conditions = conditions(&status.conditions, &facts);
+    // The first write of the pass has told of what it brought about.
+    let first = (act.record || act.record_stores.is_some()).then(|| recorded(desired, observed, act, act.at));
+    let before = first.as_ref().or(observed.status.as_ref());
+    status.notifications = notices_after(&Change { desired, observed, before, after: &status, now: act.at });
+    status.conditions =
+        notified(status.conditions.clone(), &Change { desired, observed, before, after: &status, now: act.at });
     status.observed_generation = Some(desired.generation);
     status
 }
@@ -168,6 +179,7 @@ pub fn wake_at(
         desired.schedule.end,
         token_ending(desired, status),
         stores::wake_at(desired, status, now),
+        notices::wake_at(desired, status, now),
     ];
     leaving.chain(single.into_iter().flatten()).filter(|instant| *instant > now).min()
 }

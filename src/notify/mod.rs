@@ -45,3 +45,61 @@ pub struct Message {
     /// When it is sent: remaining times are counted from here.
     pub now: Instant,
 }
+
+// Stand-ins until the parts are merged.
+/// One letter on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Posted {
+    /// By which channel.
+    pub channel: crate::api::ObjectId,
+    /// Its medium.
+    pub medium: Medium,
+    /// To whom.
+    pub recipients: Vec<String>,
+    /// What.
+    pub letter: Letter,
+}
+
+/// What became of a notice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// Sent.
+    Sent {
+        /// When.
+        at: Instant,
+    },
+    /// Tried, and tried again.
+    Failing {
+        /// Why.
+        error: ProviderError,
+    },
+    /// Refused for good.
+    Refused {
+        /// Why.
+        error: ProviderError,
+    },
+}
+
+/// Whether accounts may use a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Yes.
+    Open {
+        /// Its medium.
+        medium: Medium,
+        /// Whether it names recipients.
+        has_recipients: bool,
+    },
+    /// No.
+    Refused {
+        /// Why.
+        reason: &'static str,
+        /// For people.
+        message: String,
+    },
+    /// Not known yet.
+    Unknown {
+        /// Why.
+        message: String,
+    },
+}

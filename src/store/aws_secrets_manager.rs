@@ -20,8 +20,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::aws::{Place, Session, probe};
-use super::{ErrorKind, Held, Identity, Mark, Network, Presence, ProviderError, Store, Value, digest};
+use super::{ErrorKind, Held, Identity, Mark, Network, Presence, ProviderError, Store, Value};
 use crate::api::AwsSecretsManager;
+use crate::fingerprint::fingerprint;
 
 /// Where a version stands until it is current.
 const OURS: &str = "VIRTUALACCOUNTS";
@@ -237,7 +238,7 @@ fn keeps(version: &str, keep: &BTreeSet<String>) -> bool {
 fn version_id(jti: &str) -> String {
     match URL_SAFE_NO_PAD.decode(jti).ok().and_then(|bits| bits.try_into().ok()) {
         Some(bits) => format!("{:032x}", u128::from_be_bytes(bits)),
-        None => digest(jti).map(|byte| format!("{byte:02x}")).concat(),
+        None => fingerprint(&[jti], 64),
     }
 }
 

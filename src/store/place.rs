@@ -1,7 +1,7 @@
 //! Where a path really is: two TokenStores may lead to the same secret, and one that was edited to another. Pure.
 
-use super::digest;
 use crate::api::TokenStoreSpec;
+use crate::fingerprint::fingerprint;
 
 /// A fingerprint of the server and of the secret there: 16 hexadecimal digits. Credentials do not count, but for the AWS
 /// account of a role.
@@ -28,8 +28,7 @@ pub(super) fn place(spec: &TokenStoreSpec, name: &str) -> String {
         parts.extend(["azure".into(), text(&Some(azure.vault_url.clone()))]);
     }
     parts.push(name.to_owned());
-    let start = digest(&parts.join("\n")).into_iter().take(8).fold(0, |sum: u64, byte| sum << 8 | u64::from(byte));
-    format!("{start:016x}")
+    fingerprint(&parts.iter().map(String::as_str).collect::<Vec<_>>(), 16)
 }
 
 #[cfg(test)]

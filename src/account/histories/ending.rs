@@ -41,6 +41,7 @@ fn settle(sim: &mut Sim) {
         world.bad("does not settle");
     }
     world.check_settled();
+    world.check_told();
 }
 
 // While stores fail the Secret does not suffer.
@@ -148,6 +149,7 @@ fn run_out(sim: &mut Sim) {
         drop(world);
         wake = undisturbed(sim);
         sim.world().check_settled();
+        sim.world().check_told();
         if sim.world().now >= zero_until {
             sim.world().check_request();
         }

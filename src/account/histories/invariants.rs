@@ -47,6 +47,8 @@ pub(super) struct Book {
     pub(super) request: Option<(Instant, bool)>,
     /// A writer's clock was off within what is tolerated.
     pub(super) clocks_differ: bool,
+    /// A clock was beyond the allowed skew at some time.
+    pub(super) clock_was_wrong: bool,
     pub(super) old_statuses: Vec<VirtualAccountStatus>,
 }
 
@@ -136,6 +138,7 @@ impl World {
         let old = self.status();
         self.log_status(status, by);
         self.judge_records(status);
+        self.judge_notices(&old, status);
         self.judge_shape(status);
         let adopted = status.jwts.iter().any(|e| e.reason == IssueReason::Adopted && entry(&old, &e.id).is_none());
         self.judge_newest(&old, status, adopted);
@@ -240,7 +243,8 @@ impl World {
 
     fn judge_changed(&mut self, before: &Entry, new: &Entry) {
         let id = &new.id;
-        let fixed = Entry { phase: new.phase, grace_ends_at: new.grace_ends_at, ..before.clone() };
+        let (phase, grace_ends_at) = (new.phase, new.grace_ends_at);
+        let fixed = Entry { phase, grace_ends_at, delivered_at: new.delivered_at, ..before.clone() };
         if fixed != *new {
             self.bad(format!("{id} changed"));
         }
@@ -249,6 +253,9 @@ impl World {
         }
         if before.grace_ends_at.is_some() && before.grace_ends_at != new.grace_ends_at {
             self.bad(format!("graceEndsAt of {id} moved"));
+        }
+        if before.delivered_at.is_some() && before.delivered_at != new.delivered_at {
+            self.bad(format!("deliveredAt of {id} moved"));
         }
     }
 

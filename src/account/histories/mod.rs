@@ -8,11 +8,13 @@ mod calm;
 mod ending;
 mod invariants;
 mod people;
+mod post;
 mod steps;
 mod stores;
 mod targets;
 mod world;
 mod writer;
+mod year;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -12,6 +12,7 @@ use kube::ResourceExt;
 use rand::Rng;
 
 use super::people::stores_at;
+use super::post::all_told;
 use super::world::{Calls, SKEW, World};
 use super::writer::Writer;
 use crate::account::apply::{CallError, Report, pass};
@@ -78,6 +79,8 @@ impl Sim {
             ..0.240 => self.world().disturb_keys(),
             ..0.265 => self.world().change_stores(),
             ..0.285 => self.world().disturb_stores(),
+            ..0.290 => self.world().disturb_post(),
+            ..0.390 => self.send_letters(),
             _ => {}
         }
         let idle: Vec<usize> = (0..2).filter(|me| self.passes[*me].is_none()).collect();
@@ -111,6 +114,9 @@ impl Sim {
         // The next pass may be that of a new process.
         if world.faults && world.chance(0.5) {
             world.locals[me].memory = None;
+            if world.chance(0.3) {
+                world.forget_letters(me);
+            }
         }
         drop(world);
         Some(result)
@@ -122,6 +128,7 @@ impl Sim {
             let mut world = self.world();
             world.abandon(me);
             world.locals[me].memory = None;
+            world.forget_letters(me);
             world.log(format!("w{me} crashes"));
         }
     }
@@ -141,13 +148,29 @@ impl Sim {
         }
         world.abandon(0);
         world.locals[0].memory = None;
+        world.forget_letters(0);
         world.drop_drifting();
         world.check();
         false
     }
 
-    /// A pass of one writer to its end.
+    fn send_letters(&mut self) {
+        let writer = self.world().pick(&[0, 1]);
+        self.world().send_one(writer);
+    }
+
+    /// A pass of one writer to its end; what it has to tell is told and recorded, which is not counted.
     pub(super) fn full_pass(&mut self) -> Done {
+        let mut done = self.one_pass();
+        while self.deliver_letters() {
+            let recorded = self.one_pass();
+            let (Ok(Some(first)), Ok(Some(last))) = (&mut done.result, recorded.result) else { break };
+            first.wake_at = last.wake_at;
+        }
+        done
+    }
+
+    fn one_pass(&mut self) -> Done {
         let before = self.world().calls;
         self.start(0);
         let result = loop {
@@ -177,6 +200,7 @@ impl Sim {
             let now = world.now;
             (world.down_until, world.refused_until, world.ring_away_until) = (now, now, now);
             world.heal_stores();
+            world.heal_post();
             world.drop_drifting();
             world.locals.iter_mut().for_each(|local| local.offset = Seconds::ZERO);
             world.log("faults stop");
@@ -197,12 +221,14 @@ pub(super) fn first_spec(world: &mut World) {
     let auto = world.chance(0.8);
     let end = world.pick(&[None, None, Some(150), Some(400), Some(900)]);
     let date = end.map(|hours| date(world.now + Seconds::hours(hours)));
+    let told = if world.chance(0.6) { all_told() } else { None };
     let stores = world.pick(&[&[][..], &["a"], &["b"], &["a", "b"]]);
     world.book.shortest = Some(interval);
     world.change_account(|account| {
         account.spec.auto_rotate = auto.then(|| rotation(interval, grace));
         account.spec.expiration_date = date;
         account.spec.secret_stores = stores_at(stores.iter().map(|store| (*store, "/p")));
+        account.spec.notification_targets = told;
     });
 }
 
@@ -258,6 +284,7 @@ impl World {
         let me = self.pick(&[0, 1]);
         let offset = self.pick(&[0, 0, 0, 30, -30, 90, -90, 400, -400, 90_000, -90_000, 4_000_000]);
         self.locals[me].offset = Seconds(offset);
+        self.book.clock_was_wrong |= offset.abs() > SKEW.0;
         self.book.clocks_differ |= offset != 0 && offset.abs() <= SKEW.0;
         self.log(format!("w{me}'s clock is off by {offset} s"));
     }
@@ -520,6 +547,7 @@ impl World {
         // A status older than a revocation revives what it revoked until its grace ends: a documented limit.
         self.book.request = self.book.request.filter(|_| status.is_none());
         self.lose_records(status.as_ref());
+        self.lose_notices(status.as_ref());
         // Of a status that was rolled back the Secret may show nothing.
         let newest = status.as_ref().and_then(|status| status.jwts.first()).map(|newest| newest.issued_at);
         let shown = carried.iter().filter_map(|jti| self.book.all.get(jti)).map(|entry| entry.issued_at).max();

@@ -57,6 +57,8 @@ pub(super) struct ShelfBook {
     pub(super) first: bool,
     /// What is there is not what was written last in order: somebody's hand, or a late write.
     pub(super) disturbed: bool,
+    /// Tokens that were written late.
+    pub(super) late: BTreeSet<String>,
     /// How many versions each token has got, and how many more than one are excused.
     pub(super) copies: BTreeMap<String, u32>,
     pub(super) excuses: u32,
@@ -240,7 +242,7 @@ impl World {
         let ends = |version: &Version| version.id < below && version.usable && !keeps(version);
         let ended: Vec<Version> =
             self.shelf(&retire.at).versions.iter().filter(|version| ends(version)).cloned().collect();
-        self.judge_retired(&retire.at, &ended);
+        self.judge_retired(&retire.at, below, &ended);
         for version in self.shelf(&retire.at).versions.iter_mut().filter(|version| ends(version)) {
             version.usable = false;
         }

@@ -102,6 +102,9 @@ impl World {
         let book = &mut self.shelf(&at).book;
         (book.first, book.disturbed, book.unrecorded) = (true, late || (stale && book.disturbed), false);
         book.stray = late || unrecorded;
+        if late {
+            book.late.insert(jti.clone());
+        }
     }
 
     // Newer tokens that the ledger knows stay; what is replaced has its grace from now on.
@@ -132,11 +135,14 @@ impl World {
 
     /// A version ends only when its token is refused, or where the same token has another version. The writer of a late write
     /// may not know what it wrote over.
-    pub(super) fn judge_retired(&mut self, at: &StorePath, ended: &[Version]) {
+    pub(super) fn judge_retired(&mut self, at: &StorePath, held: u64, ended: &[Version]) {
         let stays = |version: &&Version| version.usable && !ended.iter().any(|ended| ended.id == version.id);
         let stay: Vec<String> =
             self.shelf(at).versions.iter().filter(stays).filter_map(|version| version.jti.clone()).collect();
-        let disturbed = self.shelf(at).book.disturbed;
+        let slot = self.shelf(at);
+        // What the writer of a late write sends afterwards may itself be late.
+        let by = slot.versions.iter().find(|version| version.id == held).and_then(|version| version.jti.clone());
+        let disturbed = slot.book.disturbed || by.is_some_and(|by| slot.book.late.contains(&by));
         for jti in ended.iter().filter_map(|version| version.jti.clone()) {
             self.log(format!("{}{} ends {jti}", at.store.name, at.path));
             let excused = disturbed || self.excused(&jti) || self.book.is_loose(&jti) || stay.contains(&jti);

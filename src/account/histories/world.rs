@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::invariants::Book;
+use super::post::Post;
 use super::stores::{Put, Remove, Retire, Shelf, Vault};
 use crate::account::apply::CallError;
 use crate::account::desired::{Desired, Limits, StorePath};
@@ -128,6 +129,7 @@ pub(super) struct World {
     pub(super) locals: [Local; 2],
     flights: Vec<Flight>,
     pub(super) calls: Calls,
+    pub(super) post: Post,
     pub(super) book: Book,
     pub(super) trace: Vec<String>,
     pub(super) violation: Option<String>,
@@ -172,6 +174,7 @@ impl World {
             locals: [Local::default(), Local::default()],
             flights: Vec::new(),
             calls: Calls::default(),
+            post: Post::default(),
             book: Book::default(),
             trace: Vec::new(),
             violation: None,

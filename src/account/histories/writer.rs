@@ -1,7 +1,7 @@
 //! A writer: the outside of a real pass, made of the simulated world. A call yields before it takes effect, so that the
 //! scheduler can freeze a writer, drop it (a crash) or let its write land while it waits.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -18,6 +18,7 @@ use crate::account::observe::version_number;
 use crate::account::secret::SecretMeta;
 use crate::api::{AccountId, Instant, ObjectId, Seconds, VirtualAccount, VirtualAccountStatus};
 use crate::integration::{ErrorKind, ProviderError};
+use crate::notify;
 use crate::store::{Admission, Held, Value};
 use crate::token::Ring;
 
@@ -118,6 +119,18 @@ impl Cluster for Writer {
 
     fn secrets(&self, _: &AccountId) -> (Vec<SecretMeta>, u64) {
         self.world().cached_secrets()
+    }
+
+    fn channel(&self, _: &str, channel: &ObjectId) -> notify::Admission {
+        self.world().channel_says(channel)
+    }
+
+    fn reports(&self, _: &AccountId) -> BTreeMap<String, notify::Report> {
+        self.world().reports_of(self.me)
+    }
+
+    fn post(&self, _: &AccountId, letters: Vec<notify::Posted>) {
+        self.world().hand_out(self.me, letters);
     }
 
     async fn read_secret(&self, id: &AccountId) -> Result<Option<Secret>, CallError> {
