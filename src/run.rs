@@ -29,6 +29,7 @@ use crate::http::check::{Accounts, Check, ReadError};
 use crate::http::{Bound, discovery, introspect, ops};
 use crate::integration::{self, Concern, Namespaces, Network, TIMING};
 use crate::metrics::Metrics;
+use crate::notify::{self, Channels};
 use crate::queue::Queue;
 use crate::store::{self, Ambient, Registry, Users};
 use crate::token::{Keeper, RingNotice, RingSettings, RingState, SECRET_NAME, Tell};
@@ -37,6 +38,8 @@ use crate::token::{Keeper, RingNotice, RingSettings, RingState, SECRET_NAME, Tel
 const KEY_LEAD: Seconds = Seconds::minutes(15);
 /// So many reads for online checks at once; their rate is limited as well.
 const CHECKS: usize = 16;
+/// How long a call to a notification channel may take.
+const CHANNEL_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often gauges that change with the clock are set.
 const GAUGES: Duration = Duration::from_secs(5);
 
@@ -68,6 +71,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let shared = Shared { client: &client, namespaces: &namespaces, events: &events, metrics: &metrics, concern };
     let (stores, store_tasks) = stores(&settings, &shared);
     let cluster_id = cluster_id(&settings, &client).await?;
+    let (channels, channel_tasks) = channels(&settings, &shared, &cluster_id);
     let controller = Controller::new(Parts {
         client: client.clone(),
         limits: limits(&settings, cluster_id),
@@ -86,11 +90,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let users = Arc::clone(&seen);
     let users: Users = Arc::new(move |store| users.users_of(store));
     tasks.spawn(Arc::clone(&stores).run(store_tasks, users, stop.clone()));
+    tasks.spawn(Arc::clone(&channels).run(channel_tasks, stop.clone()));
     tasks.spawn(gauges(Arc::clone(&metrics), keys.clone(), Arc::clone(&controller), stop.clone()));
-    tasks.spawn(
-        operations
-            .serve(ops::routes(readiness(&seen, &namespaces, &stores, &keys), Arc::clone(&metrics)), stop.clone()),
-    );
+    let ready = readiness(&seen, &namespaces, &stores, &channels, &keys);
+    tasks.spawn(operations.serve(ops::routes(ready, Arc::clone(&metrics)), stop.clone()));
     tasks.spawn(public.serve(routes(&settings, &client, &server_clock, &seen, &keys, &metrics), stop.clone()));
 
     until_told(&stop).await?;
@@ -147,6 +150,21 @@ fn stores(settings: &Settings, shared: &Shared<'_>) -> (Arc<Registry>, store::re
     })
 }
 
+fn channels(settings: &Settings, shared: &Shared<'_>, cluster_id: &str) -> (Arc<Channels>, notify::channels::Tasks) {
+    Channels::new(notify::channels::Parts {
+        client: shared.client.clone(),
+        namespaces: Arc::clone(shared.namespaces),
+        open: notify::open::media(),
+        network: Network { allow_local: settings.allow_local_endpoints, allow_http: false, timeout: CHANNEL_TIMEOUT },
+        keys: AccountId::new(&settings.namespace, SECRET_NAME),
+        events: shared.events.clone(),
+        metrics: Arc::clone(shared.metrics),
+        tell: Arc::clone(&shared.concern),
+        timing: TIMING,
+        cluster: settings.cluster_name.clone().unwrap_or_else(|| cluster_id.to_owned()),
+    })
+}
+
 // Read once: it is in the mark of every secret that is written, and never changes.
 async fn cluster_id(settings: &Settings, client: &Client) -> anyhow::Result<String> {
     if let Some(id) = &settings.cluster_id {
@@ -186,10 +204,15 @@ fn readiness(
     seen: &Arc<Seen>,
     namespaces: &Arc<Namespaces>,
     stores: &Arc<Registry>,
+    channels: &Arc<Channels>,
     keys: &Receiver<RingState>,
 ) -> ops::Readiness {
-    let (seen, namespaces, stores, keys) = (Arc::clone(seen), Arc::clone(namespaces), Arc::clone(stores), keys.clone());
-    let trouble = move || seen.trouble().or_else(|| stores.trouble()).or_else(|| namespaces.trouble());
+    let (seen, namespaces, keys) = (Arc::clone(seen), Arc::clone(namespaces), keys.clone());
+    let (stores, channels) = (Arc::clone(stores), Arc::clone(channels));
+    let trouble = move || {
+        let integrations = || stores.trouble().or_else(|| channels.trouble());
+        seen.trouble().or_else(integrations).or_else(|| namespaces.trouble())
+    };
     Arc::new(move || match (trouble(), &*keys.borrow()) {
         (Some(trouble), _) => Err(trouble),
         (None, RingState { ring: None, trouble: None }) => Err("the key ring is not loaded yet".into()),

@@ -178,7 +178,7 @@ impl Controller {
     }
 
     fn note_stores(&self, id: &AccountId, account: Option<&VirtualAccount>) {
-        for store in self.seen.note_stores(id, account) {
+        for store in self.seen.note_uses(id, account) {
             self.stores.used(&store);
         }
     }

@@ -11,13 +11,20 @@ use async_trait::async_trait;
 use crate::api::Instant;
 use crate::integration::ProviderError;
 
+pub mod channels;
+mod controller;
 mod letter;
 mod medium;
+pub mod open;
 mod post;
+mod slot;
+mod status;
 mod text;
 
+pub use channels::{Admission, Channels};
 pub use letter::{Content, Letter, Owner};
 pub use medium::Medium;
+pub use open::Open;
 pub use text::{Fact, Text};
 
 /// What a medium can do. It does what it is told: to whom, and when, was decided before.
