@@ -133,13 +133,16 @@ pub struct RunArgs {
     /// Lends the operator's own cloud credentials to TokenStores of every namespace, not of its own alone.
     #[arg(long, env = "VAO_ALLOW_AMBIENT_CREDENTIALS")]
     allow_ambient_credentials: bool,
-    /// For tests: TokenStores may name loopback, link-local and metadata addresses, and plain http.
+    /// For tests: TokenStores and NotificationChannels may name loopback, link-local and metadata addresses, and plain http.
     #[arg(long, env = "VAO_ALLOW_LOCAL_ENDPOINTS")]
     allow_local_endpoints: bool,
     /// This cluster's id in the marks of secret stores; unique among clusters that share a store, and never to change.
     /// [default: the uid of namespace kube-system]
     #[arg(long, env = "VAO_CLUSTER_ID", value_name = "ID", value_parser = cluster_id)]
     cluster_id: Option<String>,
+    /// What this cluster is called in notices, for people. [default: the cluster id]
+    #[arg(long, env = "VAO_CLUSTER_NAME", value_name = "NAME", value_parser = cluster_name)]
+    cluster_name: Option<String>,
     /// Where discovery, keys and online checks are served.
     #[arg(long, env = "VAO_PUBLIC_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     public_address: SocketAddr,
@@ -189,6 +192,8 @@ pub struct Settings {
     pub allow_local_endpoints: bool,
     /// What this cluster is called in marks; `None`: as its API server says, which is asked at start.
     pub cluster_id: Option<String>,
+    /// What this cluster is called in notices; `None`: as its id.
+    pub cluster_name: Option<String>,
     /// Where the public listener binds.
     pub public_address: SocketAddr,
     /// Where the ops listener binds.
@@ -272,6 +277,7 @@ impl RunArgs {
             allow_ambient_credentials: self.allow_ambient_credentials,
             allow_local_endpoints: self.allow_local_endpoints,
             cluster_id: self.cluster_id,
+            cluster_name: self.cluster_name,
             public_address: self.public_address,
             ops_address: self.ops_address,
         })
@@ -306,6 +312,14 @@ fn cluster_id(text: &str) -> Result<String, &'static str> {
         return Ok(text.to_owned());
     }
     Err("a cluster id has 1 to 63 lower-case letters, digits, '-' and '_'")
+}
+
+fn cluster_name(text: &str) -> Result<String, &'static str> {
+    let name = text.trim();
+    if (1..=128).contains(&name.chars().count()) && !name.contains(|c: char| c.is_control()) {
+        return Ok(name.to_owned());
+    }
+    Err("a cluster name has 1 to 128 characters, on one line")
 }
 
 fn namespace(text: &str) -> Result<String, &'static str> {
@@ -389,6 +403,7 @@ mod tests {
                 allow_ambient_credentials: false,
                 allow_local_endpoints: false,
                 cluster_id: None,
+                cluster_name: None,
                 public_address: "0.0.0.0:8080".parse().unwrap(),
                 ops_address: "0.0.0.0:9090".parse().unwrap(),
             }
@@ -405,11 +420,13 @@ mod tests {
             "--minimum-rotation-interval=10s",
             "--adopt-restored",
             "--cluster-id=eu-1_a",
+            "--cluster-name= Großes Cluster, eu-1 ",
             "--store-concurrency=2",
             "--allow-local-endpoints",
         ])
         .unwrap();
         assert_eq!((settings.cluster_id.as_deref(), settings.store_concurrency), (Some("eu-1_a"), 2));
+        assert_eq!(settings.cluster_name.as_deref(), Some("Großes Cluster, eu-1"));
         assert!(settings.allow_local_endpoints && !settings.allow_ambient_credentials);
         assert_eq!(settings.allowed_audiences, ["a".to_owned(), "b".to_owned()].into());
         assert_eq!(settings.max_clock_skew, Seconds::ZERO);
@@ -434,6 +451,9 @@ mod tests {
             (&["--store-check-interval=59s"], "--store-check-interval", "raise"),
             (&["--cluster-id=unmarked"], "--cluster-id", "choose another"),
             (&["--cluster-id=EU 1"], "--cluster-id", "1 to 63"),
+            (&["--cluster-name= "], "--cluster-name", "1 to 128"),
+            (&["--cluster-name=a\nb"], "--cluster-name", "on one line"),
+            (&[&format!("--cluster-name={}", "a".repeat(129))], "--cluster-name", "1 to 128"),
             (&["--allowed-audiences=a,,b"], "--allowed-audiences", "1 to 256"),
             (&["--ops-address=nowhere"], "--ops-address", "invalid"),
         ] {

@@ -30,6 +30,9 @@ pub struct Metrics {
     store_calls: Family<ByCall, Counter>,
     store_call_duration: Family<ByOperation, Histogram>,
     stores_down: Gauge,
+    notices_sent: Family<BySending, Counter>,
+    notice_send_duration: Family<ByMedium, Histogram>,
+    channels_failing: Gauge,
     keys: Family<ByState, Gauge>,
     oldest_key: Family<ByState, Gauge>,
     expiry: Family<Account, Gauge>,
@@ -53,6 +56,9 @@ impl Metrics {
             store_calls: Family::default(),
             store_call_duration: Family::new_with_constructor(durations),
             stores_down: Gauge::default(),
+            notices_sent: Family::default(),
+            notice_send_duration: Family::new_with_constructor(durations),
+            channels_failing: Gauge::default(),
             keys: Family::default(),
             oldest_key: Family::default(),
             expiry: Family::default(),
@@ -62,6 +68,7 @@ impl Metrics {
         };
         metrics.register(started);
         metrics.register_stores();
+        metrics.register_channels();
         metrics
     }
 
@@ -122,6 +129,21 @@ impl Metrics {
         );
     }
 
+    fn register_channels(&mut self) {
+        let ours = self.registry.sub_registry_with_prefix("virtual_account");
+        ours.register(
+            "notices_sent",
+            "Messages sent by notification channels, by medium and result",
+            self.notices_sent.clone(),
+        );
+        ours.register(
+            "notice_send_duration_seconds",
+            "How long it took to send messages by notification channels, by medium",
+            self.notice_send_duration.clone(),
+        );
+        ours.register("channels_failing", "NotificationChannels that are not ready", self.channels_failing.clone());
+    }
+
     /// A pass ended.
     pub fn reconciled(&self, result: &'static str) {
         self.reconciles.get_or_create(&ByResult { result }).inc();
@@ -159,6 +181,17 @@ impl Metrics {
     /// How many TokenStores are known to be down.
     pub fn stores_down(&self, count: usize) {
         self.stores_down.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A notification channel sent a message, or failed to.
+    pub fn notice_sent(&self, medium: &'static str, result: &'static str, took: Duration) {
+        self.notices_sent.get_or_create(&BySending { medium, result }).inc();
+        self.notice_send_duration.get_or_create(&ByMedium { medium }).observe(took.as_secs_f64());
+    }
+
+    /// How many NotificationChannels are not ready.
+    pub fn channels_failing(&self, count: usize) {
+        self.channels_failing.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// How many accounts wait for a pass.
@@ -234,11 +267,12 @@ fn set(family: &Family<Account, Gauge>, labels: &Account, instant: Option<Instan
 
 const KEY_STATES: [&str; 4] = ["Published", "Active", "Retiring", "Compromised"];
 const VERBS: [&str; 4] = ["create", "update", "patch", "delete"];
-const RESOURCES: [&str; 10] = [
+const RESOURCES: [&str; 11] = [
     "virtualaccounts",
     "virtualaccounts/status",
     "tokenstores",
     "tokenstores/status",
+    "notificationchannels/status",
     "serviceaccounts/token",
     "secrets",
     "events",
@@ -247,7 +281,7 @@ const RESOURCES: [&str; 10] = [
     "subjectaccessreviews",
 ];
 
-// From 5 ms to 10 s, where calls end.
+// From 5 ms to 10 s, about where calls end.
 fn durations() -> Histogram {
     Histogram::new(exponential_buckets(0.005, 2.0, 12))
 }
@@ -293,6 +327,17 @@ struct ByCall {
 struct ByOperation {
     provider: &'static str,
     operation: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySending {
+    medium: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByMedium {
+    medium: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -389,6 +434,8 @@ mod tests {
         metrics.queue_depth(3);
         metrics.store_called("hashicorpVault", "read", "ok", Duration::from_millis(30));
         metrics.stores_down(1);
+        metrics.notice_sent("email", "ok", Duration::from_millis(30));
+        metrics.channels_failing(2);
         metrics.keys([
             ("Active", Instant::from_unix(9)),
             ("Retiring", Instant::from_unix(5)),
@@ -410,6 +457,9 @@ mod tests {
                 "virtual_account_store_calls_total{provider=\"hashicorpVault\",operation=\"read\",result=\"ok\"} 1",
                 "virtual_account_store_call_duration_seconds_count{provider=\"hashicorpVault\",operation=\"read\"} 1",
                 "virtual_account_stores_down 1",
+                "virtual_account_notices_sent_total{medium=\"email\",result=\"ok\"} 1",
+                "virtual_account_notice_send_duration_seconds_count{medium=\"email\"} 1",
+                "virtual_account_channels_failing 2",
                 "virtual_account_signing_keys{state=\"Retiring\"} 2",
                 "virtual_account_signing_keys{state=\"Published\"} 0",
                 "virtual_account_signing_key_published_timestamp_seconds{state=\"Active\"} 9",

@@ -90,6 +90,7 @@ fn used_metrics() -> Metrics {
     metrics.wrote("update", "secrets");
     metrics.introspected("Active");
     metrics.store_called("hashicorpVault", "read", "ok", Duration::from_millis(1));
+    metrics.notice_sent("email", "ok", Duration::from_millis(1));
     metrics.keys([("Active", instant)]);
     let mut account = VirtualAccount::new("a", VirtualAccountSpec::default());
     account.metadata.namespace = Some("b".into());

@@ -1,4 +1,5 @@
-//! The registry of TokenStores on a real API server, with the shipped rights alone. The stores behind it are scripted.
+//! The registry of TokenStores on a real API server, with the shipped rights alone. The stores behind it are scripted. In
+//! `channels`, the same for NotificationChannels.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says so")]
 
@@ -26,6 +27,9 @@ use virtual_account_operator::store::{Admission, Ambient, Held, Open, Registry, 
 #[path = "support/plane.rs"]
 mod plane;
 use plane::{Plane, client};
+
+#[path = "registry/channels.rs"]
+mod channels;
 
 const OPERATOR: &str = "system:serviceaccount:virtual-accounts:virtual-account-operator";
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,7 +1,7 @@
 //! When a pass runs: on a change of the account, of its Secret or of the key ring, and at the instants that a pass asked
 //! for. Knows no rules of the ledger.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,6 +29,7 @@ use crate::events::{Events, Notice, Severity};
 use crate::integration::{Namespaces, ProviderError};
 use crate::lock::lock;
 use crate::metrics::Metrics;
+use crate::notify::{self, Channels, Outbox, Posted};
 use crate::queue::Queue;
 use crate::store::registry::Registry;
 use crate::store::{Admission, Held, Value};
@@ -68,6 +69,10 @@ pub struct Parts {
     pub stores: Arc<Registry>,
     /// All namespaces.
     pub namespaces: Arc<Namespaces>,
+    /// All NotificationChannels.
+    pub channels: Arc<Channels>,
+    /// Where letters wait to be sent.
+    pub outbox: Arc<Outbox>,
 }
 
 /// Runs passes.
@@ -81,6 +86,8 @@ pub struct Controller {
     seen: Arc<Seen>,
     stores: Arc<Registry>,
     namespaces: Arc<Namespaces>,
+    channels: Arc<Channels>,
+    outbox: Arc<Outbox>,
     queue: Arc<Queue>,
     // Our own last write of an account that the watch has not shown yet.
     memory: Mutex<HashMap<AccountId, Arc<VirtualAccount>>>,
@@ -102,6 +109,8 @@ impl Controller {
             seen: parts.seen,
             stores: parts.stores,
             namespaces: parts.namespaces,
+            channels: parts.channels,
+            outbox: parts.outbox,
             queue: parts.queue,
             memory: Mutex::default(),
             failures: Mutex::default(),
@@ -139,7 +148,8 @@ impl Controller {
     // No pass before everything was seen once: what looks missing may only not have been listed.
     async fn until_ready(&self) {
         let known = |state: &RingState| state.ring.is_some() || state.trouble.is_some();
-        while !(self.seen.synced() && self.stores.synced() && known(&self.keys.borrow())) {
+        let synced = || self.seen.synced() && self.stores.synced() && self.channels.synced();
+        while !(synced() && known(&self.keys.borrow())) {
             tokio::time::sleep(READY_POLL).await;
         }
     }
@@ -169,6 +179,7 @@ impl Controller {
                 self.metrics.forget(&id);
                 self.note_stores(&id, None);
                 self.queue.forget(&id);
+                self.outbox.post(&id, Vec::new());
                 lock(&self.memory).remove(&id);
                 lock(&self.failures).remove(&id);
             }
@@ -178,7 +189,7 @@ impl Controller {
     }
 
     fn note_stores(&self, id: &AccountId, account: Option<&VirtualAccount>) {
-        for store in self.seen.note_stores(id, account) {
+        for store in self.seen.note_uses(id, account) {
             self.stores.used(&store);
         }
     }
@@ -385,15 +396,17 @@ impl Cluster for Controller {
         self.stores.delete(&at.store, &at.path, held).await
     }
 
-    fn channel(&self, _: &str, _: &ObjectId) -> crate::notify::Admission {
-        crate::notify::Admission::Unknown { message: String::new() }
+    fn channel(&self, namespace: &str, channel: &ObjectId) -> notify::Admission {
+        self.channels.admit(namespace, channel)
     }
 
-    fn reports(&self, _: &AccountId) -> std::collections::BTreeMap<String, crate::notify::Report> {
-        std::collections::BTreeMap::new()
+    fn reports(&self, id: &AccountId) -> BTreeMap<String, notify::Report> {
+        self.outbox.reports(id)
     }
 
-    fn post(&self, _: &AccountId, _: Vec<crate::notify::Posted>) {}
+    fn post(&self, id: &AccountId, letters: Vec<Posted>) {
+        self.outbox.post(id, letters);
+    }
 
     fn left_behind(&self, account: &VirtualAccount, at: &StorePath, why: &str) {
         let message = format!("{at} still holds the token, which is refused online; remove it by hand: {why}");

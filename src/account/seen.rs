@@ -10,7 +10,7 @@ use kube::{Client, ResourceExt};
 
 use super::condition::is_refusal;
 use super::secret::{ACCOUNT_LABEL, SecretMeta};
-use crate::api::{AccountId, GROUP, ObjectId, VirtualAccount};
+use crate::api::{AccountId, GROUP, ObjectId, ObjectRef, VirtualAccount};
 use crate::integration::Concern;
 use crate::lock::lock;
 use crate::token::Ledgers;
@@ -27,9 +27,9 @@ pub struct Seen {
     pub secrets: Arc<Cache<SecretObject>>,
     // Which Secrets carry an account's label.
     by_account: Mutex<HashMap<AccountId, BTreeSet<String>>>,
-    // Which accounts name a store, in spec or status; and which stores an account named last.
-    by_store: Mutex<HashMap<ObjectId, BTreeSet<AccountId>>>,
-    stores_of: Mutex<HashMap<AccountId, BTreeSet<ObjectId>>>,
+    // Which accounts name a store or a channel, in spec or status.
+    stores: Mutex<Uses>,
+    channels: Mutex<Uses>,
 }
 
 /// The two watches, to be run by [`super::controller::Controller::run`].
@@ -47,8 +47,8 @@ impl Seen {
             accounts: accounts.cache(),
             secrets: secrets.cache(),
             by_account: Mutex::default(),
-            by_store: Mutex::default(),
-            stores_of: Mutex::default(),
+            stores: Mutex::default(),
+            channels: Mutex::default(),
         };
         (Arc::new(seen), Watches { accounts, secrets })
     }
@@ -74,30 +74,16 @@ impl Seen {
         Some(account)
     }
 
-    /// Remembers which stores an account uses; those of which it is news. `None`: the account is gone.
-    pub(super) fn note_stores(&self, id: &AccountId, account: Option<&VirtualAccount>) -> BTreeSet<ObjectId> {
-        let now = account.map(|account| stores_named(id, account)).unwrap_or_default();
-        let mut stores_of = lock(&self.stores_of);
-        let before = if now.is_empty() { stores_of.remove(id) } else { stores_of.insert(id.clone(), now.clone()) };
-        let before = before.unwrap_or_default();
-        let mut by_store = lock(&self.by_store);
-        for store in before.difference(&now) {
-            if let Some(users) = by_store.get_mut(store) {
-                users.remove(id);
-            }
-        }
-        for store in now.difference(&before) {
-            by_store.entry(store.clone()).or_default().insert(id.clone());
-        }
-        by_store.retain(|_, users| !users.is_empty());
-        before.symmetric_difference(&now).cloned().collect()
+    /// Remembers which stores and channels an account names; the stores of which it is news. `None`: the account is gone.
+    pub(super) fn note_uses(&self, id: &AccountId, account: Option<&VirtualAccount>) -> BTreeSet<ObjectId> {
+        lock(&self.channels).note(id, account.map(|account| channels_named(id, account)).unwrap_or_default());
+        lock(&self.stores).note(id, account.map(|account| stores_named(id, account)).unwrap_or_default())
     }
 
     /// The accounts that use a store; `None`: not known yet.
     pub fn users_of(&self, store: &ObjectId) -> Option<Vec<AccountId>> {
         let users = || {
-            let named: Vec<AccountId> =
-                lock(&self.by_store).get(store).map(|users| users.iter().cloned().collect()).unwrap_or_default();
+            let named = lock(&self.stores).users(store);
             // To name a store is not to use it: else anybody could hold anybody's store back.
             let uses = |id: &AccountId| self.accounts.get(id).is_some_and(|account| uses(&account, store));
             named.into_iter().filter(uses).collect()
@@ -105,14 +91,15 @@ impl Seen {
         (self.accounts.synced() && self.accounts.unreadable().is_empty()).then(users)
     }
 
-    /// The accounts whose stores a change concerns.
+    /// The accounts whose stores or channels a change concerns.
     pub fn concerned(&self, concern: &Concern) -> Vec<AccountId> {
         match concern {
-            Concern::Store(store) => {
-                lock(&self.by_store).get(store).map(|users| users.iter().cloned().collect()).unwrap_or_default()
-            }
+            Concern::Store(store) => lock(&self.stores).users(store),
+            Concern::Channel(channel) => lock(&self.channels).users(channel),
             Concern::Namespace(namespace) => {
-                lock(&self.stores_of).keys().filter(|id| id.namespace == *namespace).cloned().collect()
+                let mut all = lock(&self.stores).users_in(namespace);
+                all.append(&mut lock(&self.channels).users_in(namespace));
+                all.into_iter().collect()
             }
         }
     }
@@ -165,13 +152,56 @@ fn uses(account: &VirtualAccount, store: &ObjectId) -> bool {
     })
 }
 
+/// Which accounts name which objects of a kind.
+#[derive(Default)]
+struct Uses {
+    users: HashMap<ObjectId, BTreeSet<AccountId>>,
+    named: HashMap<AccountId, BTreeSet<ObjectId>>,
+}
+
+impl Uses {
+    /// Remembers what an account names now; the objects of which that is news.
+    fn note(&mut self, id: &AccountId, now: BTreeSet<ObjectId>) -> BTreeSet<ObjectId> {
+        let before = if now.is_empty() { self.named.remove(id) } else { self.named.insert(id.clone(), now.clone()) };
+        let before = before.unwrap_or_default();
+        for object in before.difference(&now) {
+            if let Some(users) = self.users.get_mut(object) {
+                users.remove(id);
+                if users.is_empty() {
+                    self.users.remove(object);
+                }
+            }
+        }
+        for object in now.difference(&before) {
+            self.users.entry(object.clone()).or_default().insert(id.clone());
+        }
+        before.symmetric_difference(&now).cloned().collect()
+    }
+
+    fn users(&self, object: &ObjectId) -> Vec<AccountId> {
+        self.users.get(object).into_iter().flatten().cloned().collect()
+    }
+
+    fn users_in(&self, namespace: &str) -> BTreeSet<AccountId> {
+        self.named.keys().filter(|id| id.namespace == namespace).cloned().collect()
+    }
+}
+
 fn stores_named(id: &AccountId, account: &VirtualAccount) -> BTreeSet<ObjectId> {
-    let named = account.spec.secret_stores.iter().flatten().map(|store| ObjectId {
-        namespace: store.store_ref.namespace.clone().unwrap_or_else(|| id.namespace.clone()),
-        name: store.store_ref.name.clone(),
-    });
+    let named = account.spec.secret_stores.iter().flatten().map(|store| object(id, &store.store_ref));
     let recorded = account.status.iter().flat_map(|status| &status.secret_stores).map(|store| store.store_ref.clone());
     named.chain(recorded).collect()
+}
+
+fn channels_named(id: &AccountId, account: &VirtualAccount) -> BTreeSet<ObjectId> {
+    let named = account.spec.notification_targets.iter().flatten().map(|target| object(id, &target.channel_ref));
+    let notices = account.status.iter().flat_map(|status| &status.notifications);
+    named.chain(notices.map(|notice| notice.channel_ref.clone())).collect()
+}
+
+fn object(id: &AccountId, named: &ObjectRef) -> ObjectId {
+    let namespace = named.namespace.clone().unwrap_or_else(|| id.namespace.clone());
+    ObjectId { namespace, name: named.name.clone() }
 }
 
 // Of the metadata only what a pass reads stays: kubectl's copy of the manifest alone would double an account's size.
@@ -180,5 +210,54 @@ fn prune_account(account: &mut VirtualAccount) {
     account.metadata.labels = None;
     if let Some(annotations) = &mut account.metadata.annotations {
         annotations.retain(|key, _| key.split('/').next() == Some(GROUP));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn named(spec: &Value, status: &Value) -> Vec<String> {
+        let account = serde_json::from_value(json!({
+            "apiVersion": "virtualaccounts.dev/v1alpha1", "kind": "VirtualAccount",
+            "metadata": {"namespace": "team", "name": "app"},
+            "spec": {"permissions": [], "notificationTargets": spec}, "status": {"notifications": status},
+        }));
+        let channels = channels_named(&AccountId::new("team", "app"), &account.unwrap());
+        channels.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn channels_are_named_by_spec_and_by_notices() {
+        let notice = json!([{
+            "id": "1", "kind": "TokenRotated", "channelRef": {"namespace": "old", "name": "mail"}, "jwtId": "j",
+            "at": "2026-11-22T08:30:00Z", "state": "Sent",
+        }]);
+        let targets = json!([{"channelRef": {"name": "mail"}}, {"channelRef": {"namespace": "ops", "name": "pager"}}]);
+        assert_eq!(named(&targets, &notice), ["old/mail", "ops/pager", "team/mail"]);
+        assert_eq!(named(&json!(null), &json!([])), [""; 0]);
+    }
+
+    #[test]
+    fn uses_follow_each_account() {
+        let object = |name: &str| ObjectId { namespace: "ops".into(), name: name.into() };
+        let set = |names: &[&str]| names.iter().map(|name| object(name)).collect::<BTreeSet<_>>();
+        let (one, two) = (AccountId::new("team", "one"), AccountId::new("other", "two"));
+        let mut uses = Uses::default();
+        assert_eq!(uses.note(&one, set(&["a", "b"])), set(&["a", "b"]));
+        assert_eq!(uses.note(&one, set(&["a", "b"])), set(&[]), "no news");
+        assert_eq!(uses.note(&two, set(&["b"])), set(&["b"]));
+        assert_eq!(
+            uses.users(&object("b")),
+            [two.clone(), one.clone()].into_iter().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+        );
+        assert_eq!(uses.users_in("team"), [one.clone()].into());
+        assert_eq!(uses.note(&one, set(&["b", "c"])), set(&["a", "c"]));
+        assert_eq!(uses.users(&object("a")), []);
+        assert_eq!(uses.note(&one, set(&[])), set(&["b", "c"]));
+        assert_eq!(uses.note(&two, set(&[])), set(&["b"]));
+        assert!(uses.users.is_empty() && uses.named.is_empty(), "nothing is left behind");
     }
 }

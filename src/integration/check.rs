@@ -1,7 +1,7 @@
 //! When an integration is checked next. Pure.
 
 use super::ProviderError;
-use crate::api::Seconds;
+use crate::api::{Instant, Seconds};
 use crate::backoff;
 
 /// How often an integration is checked.
@@ -21,6 +21,17 @@ pub struct Timing {
 /// Hourly, about once a minute, and up to five minutes.
 pub const TIMING: Timing =
     Timing { healthy: Seconds::hours(1), down: Seconds::minutes(1), failing: Seconds::minutes(5), reopen: Seconds(10) };
+
+/// What the checks of an integration came to.
+#[derive(Clone, Debug, Default)]
+pub struct Checked {
+    /// The last result; `None`: none yet.
+    pub last: Option<Result<(), ProviderError>>,
+    /// Failures in a row.
+    pub failures: u32,
+    /// When to check next; `None`: now.
+    pub due: Option<Instant>,
+}
 
 impl Timing {
     /// The wait after a check that ended like this. `down`: it does not answer. Up to a third is added by a jitter that

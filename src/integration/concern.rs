@@ -12,6 +12,8 @@ pub type Tell = Arc<dyn Fn(Concern) + Send + Sync>;
 pub enum Concern {
     /// Those that use this TokenStore: its spec changed, it is being deleted or gone, or it is no longer down.
     Store(ObjectId),
+    /// Those that use this NotificationChannel: its spec changed, or it is being deleted or gone.
+    Channel(ObjectId),
     /// Those in this namespace: its labels changed, or it is being deleted.
     Namespace(String),
 }

@@ -6,6 +6,27 @@ use kube::core::{Selector, SelectorExt};
 
 use crate::api::{AllowedFrom, AllowedNamespaces, ObjectId};
 
+/// The account's namespace may not use the object, or nobody may.
+pub const NOT_ALLOWED: &str = "NotAllowed";
+/// The object's spec cannot be used by anybody.
+pub const INVALID_SPEC: &str = "InvalidSpec";
+
+/// Why an integration may not be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// For programs.
+    pub reason: &'static str,
+    /// For people: field and cure.
+    pub message: String,
+}
+
+impl Refusal {
+    /// For this reason.
+    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
 /// Who may use an object.
 #[derive(Clone, Copy, Debug)]
 pub struct Tenancy<'a> {

@@ -11,14 +11,21 @@ use async_trait::async_trait;
 use crate::api::Instant;
 use crate::integration::ProviderError;
 
+pub mod channels;
+mod controller;
 mod letter;
 mod medium;
+pub mod open;
 mod outbox;
 mod post;
+mod slot;
+mod status;
 mod text;
 
+pub use channels::{Admission, Channels};
 pub use letter::{Content, Letter, Owner};
 pub use medium::Medium;
+pub use open::Open;
 pub use outbox::{Courier, Outbox, Posted, Report};
 pub use text::{Fact, Text};
 
@@ -46,62 +53,4 @@ pub struct Message {
     pub cluster: String,
     /// When it is sent: remaining times are counted from here.
     pub now: Instant,
-}
-
-// Stand-ins until the parts are merged.
-/// One letter on its way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Posted {
-    /// By which channel.
-    pub channel: crate::api::ObjectId,
-    /// Its medium.
-    pub medium: Medium,
-    /// To whom.
-    pub recipients: Vec<String>,
-    /// What.
-    pub letter: Letter,
-}
-
-/// What became of a notice.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Report {
-    /// Sent.
-    Sent {
-        /// When.
-        at: Instant,
-    },
-    /// Tried, and tried again.
-    Failing {
-        /// Why.
-        error: ProviderError,
-    },
-    /// Refused for good.
-    Refused {
-        /// Why.
-        error: ProviderError,
-    },
-}
-
-/// Whether accounts may use a channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// Yes.
-    Open {
-        /// Its medium.
-        medium: Medium,
-        /// Whether it names recipients.
-        has_recipients: bool,
-    },
-    /// No.
-    Refused {
-        /// Why.
-        reason: &'static str,
-        /// For people.
-        message: String,
-    },
-    /// Not known yet.
-    Unknown {
-        /// Why.
-        message: String,
-    },
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::{Provider, path, provider};
 use crate::api::{AllowedFrom, ObjectId, TokenStoreSpec};
-use crate::integration::Tenancy;
+use crate::integration::{INVALID_SPEC, NOT_ALLOWED, Refusal, Tenancy};
 
 /// A TokenStore as the checks see it.
 #[derive(Clone, Copy, Debug)]
@@ -28,33 +28,16 @@ pub struct Ambient {
     pub everywhere: bool,
 }
 
-/// Why not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    /// For programs.
-    pub(super) reason: &'static str,
-    /// For people: field and cure.
-    pub(super) message: String,
-}
-
-/// The account's namespace or path may not use the store, or the store nobody.
-pub const NOT_ALLOWED: &str = "NotAllowed";
 /// There is no such TokenStore.
 pub(super) const STORE_NOT_FOUND: &str = "StoreNotFound";
 /// The provider cannot have the path.
 pub(super) const INVALID_PATH: &str = "InvalidPath";
 /// The store's credentials or spec do not work, as opening it showed.
 pub const STORE_NOT_READY: &str = "StoreNotReady";
-/// The spec cannot be used by anybody.
-pub(super) const INVALID_SPEC: &str = "InvalidSpec";
 /// The store would borrow the operator's credentials.
 pub(super) const AMBIENT_NOT_ALLOWED: &str = "AmbientCredentialsNotAllowed";
 
 impl Refusal {
-    pub(super) fn new(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
-    }
-
     /// The same, for those who see the account and not the store.
     pub(super) fn of(self, store: &ObjectId) -> Self {
         Self { reason: NOT_ALLOWED, message: format!("TokenStore {store}: {}", self.message) }

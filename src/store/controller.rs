@@ -1,28 +1,24 @@
 //! The TokenStores' own status and finalizer: when a store is checked, what of it is written, whom it waits for.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant as Monotonic};
 
-use futures::FutureExt;
-use kube::api::{Api, GetParams, PostParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{GetParams, PostParams};
 use kube::core::Request as Builder;
 use kube::{Resource, ResourceExt};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
 
 use super::registry::{Registry, Tasks};
 use super::slot::Slot;
 use super::status::{self, Finding};
 use super::{ErrorKind, ProviderError};
-use crate::api::{AccountId, IN_USE_FINALIZER, Instant, ObjectId, Seconds, TokenStore, TokenStoreStatus};
+use crate::api::{AccountId, IN_USE_FINALIZER, Instant, ObjectId, TokenStore, TokenStoreStatus};
 use crate::client::describe;
 use crate::clock;
-use crate::events::{Notice, Severity};
-use crate::integration::Concern;
-use crate::lock::lock;
+use crate::integration::{Concern, RETRY, identity, keep, key, ready_news, version_of, write_status};
 use crate::watch::version;
 
 /// The accounts that use a store: those whose spec or status names it. `None`: not known yet, so nothing may be
@@ -33,8 +29,6 @@ pub type Users = Arc<dyn Fn(&ObjectId) -> Option<Vec<AccountId>> + Send + Sync>;
 const WORKERS: usize = 8;
 /// For so long after the finalizer was written the watch may not show it.
 const LAG: Duration = Duration::from_secs(5);
-/// After a write that failed, or while something is not known yet.
-const RETRY: Seconds = Seconds(5);
 const READY_POLL: Duration = Duration::from_millis(100);
 
 impl Registry {
@@ -49,8 +43,8 @@ impl Registry {
         let (working, stop_working) = (Arc::clone(&self), stop.clone());
         tracker.spawn(async move {
             if stop_working.run_until_cancelled(working.until_synced()).await.is_some() {
-                let work = (0..WORKERS).map(|_| working.work(&users, &stop_working));
-                futures::future::join_all(work).await;
+                let look = async |id: AccountId| working.look(&id, &users, &stop_working).await;
+                futures::future::join_all((0..WORKERS).map(|_| keep(&working.queue, "TokenStore", &look))).await;
             }
         });
         stop.cancelled().await;
@@ -65,25 +59,6 @@ impl Registry {
         }
     }
 
-    async fn work(&self, users: &Users, stop: &CancellationToken) {
-        while let Some(id) = self.queue.next().await {
-            let look = AssertUnwindSafe(self.look(&id, users, stop)).catch_unwind().await;
-            let wake = match look {
-                Ok(Ok(wake)) => wake,
-                Ok(Err(error)) => {
-                    debug!(store = %id, error = describe(&error), "a store's status or finalizer was not written");
-                    Some(clock::now() + RETRY)
-                }
-                Err(_) => {
-                    warn!(store = %id, "looking at a store panicked; this is a defect");
-                    Some(clock::now() + Seconds::minutes(1))
-                }
-            };
-            self.queue.wake_at(id.clone(), wake);
-            self.queue.done(&id);
-        }
-    }
-
     /// One look at a store; when to look again.
     async fn look(
         &self,
@@ -92,9 +67,9 @@ impl Registry {
         stop: &CancellationToken,
     ) -> Result<Option<Instant>, kube::Error> {
         let Some(store) = self.stores.get(id) else { return Ok(None) };
-        let store_id = ObjectId { namespace: id.namespace.clone(), name: id.name.clone() };
+        let store_id = identity(&store.metadata);
         let users = users(&store_id);
-        if self.is_behind(&store_id, &store) {
+        if self.written.lags(&store_id, version_of(&store.metadata)) {
             return Ok(Some(clock::now() + RETRY));
         }
         if let Some(wanted) = users.as_ref().and_then(|users| finalizer(&store, !users.is_empty())) {
@@ -118,11 +93,6 @@ impl Registry {
         }
         let unknown = users.is_none().then(|| clock::now() + RETRY);
         Ok(due.into_iter().chain(unknown).min())
-    }
-
-    // Whether the watch has not shown our own last write yet: it will, and then we look again.
-    fn is_behind(&self, id: &ObjectId, store: &TokenStore) -> bool {
-        lock(&self.written).get(id).is_some_and(|written| version_of(store) < *written)
     }
 
     async fn check_if_due(&self, slot: &Slot, stop: &CancellationToken) {
@@ -159,15 +129,12 @@ impl Registry {
         if store.status.as_ref() == Some(&status) {
             return Ok(());
         }
-        let mut next = TokenStore::new(&id.name, store.spec.clone());
-        next.metadata.namespace = Some(id.namespace.clone());
-        next.metadata.uid.clone_from(&store.metadata.uid);
-        next.metadata.resource_version.clone_from(&store.metadata.resource_version);
-        next.status = Some(status);
-        let api: Api<TokenStore> = Api::namespaced(self.parts.client.clone(), &id.namespace);
-        let written = api.replace_status(&id.name, &PostParams::default(), &next).await?;
-        self.wrote(id, version_of(&written));
-        self.report(store, &written);
+        let written = write_status(&self.parts.client, store, status).await?;
+        self.written.wrote(id, version_of(&written.metadata));
+        let news = ready_news(id, conditions(store), conditions(&written), ("StoreReady", "StoreNotReady"));
+        if let Some(notice) = news {
+            self.parts.events.publish(&written, notice);
+        }
         Ok(())
     }
 
@@ -182,13 +149,13 @@ impl Registry {
         let body = serde_json::to_vec(&object).map_err(kube::Error::SerdeError)?;
         let request = collection.replace(&id.name, &PostParams::default(), body).map_err(kube::Error::BuildRequest)?;
         let written: Value = self.parts.client.request(request).await?;
-        self.wrote(id, written["metadata"]["resourceVersion"].as_str().map_or(0, version));
+        self.written.wrote(id, written["metadata"]["resourceVersion"].as_str().map_or(0, version));
         Ok(())
     }
 
     /// A TokenStore has its finalizer before anything is written with it, so that it is still there for the cleanup.
     pub(super) async fn hold(&self, id: &ObjectId, slot: &Slot) -> Result<(), ProviderError> {
-        let shown = || self.stores.get(&AccountId::new(&id.namespace, &id.name)).is_some_and(|store| is_held(&store));
+        let shown = || self.stores.get(&key(id)).is_some_and(|store| is_held(&store));
         if shown() {
             return Ok(());
         }
@@ -208,26 +175,6 @@ impl Registry {
             }
         }
         Err(not_held(id, "it changes again and again"))
-    }
-
-    fn wrote(&self, id: &ObjectId, version: u64) {
-        lock(&self.written).insert(id.clone(), version);
-    }
-
-    fn report(&self, before: &TokenStore, after: &TokenStore) {
-        let Some(now) = ready(after) else { return };
-        if ready(before).is_some_and(|before| (&before.status, &before.reason) == (&now.status, &now.reason)) {
-            return;
-        }
-        let (good, store) = (now.status == "True", key_of(after));
-        let message = format!("{}: {}", now.reason, now.message);
-        let (type_, reason) =
-            if good { (Severity::Normal, "StoreReady") } else { (Severity::Warning, "StoreNotReady") };
-        match type_ {
-            Severity::Normal => info!(%store, reason, "{message}"),
-            Severity::Warning => warn!(%store, reason, "{message}"),
-        }
-        self.parts.events.publish(after, Notice { type_, reason, action: "Check", message });
     }
 }
 
@@ -272,14 +219,6 @@ fn edit_finalizers(metadata: &mut Value, wanted: bool) -> bool {
     true
 }
 
-fn ready(store: &TokenStore) -> Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
-    store.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == "Ready")
-}
-
-fn version_of(store: &TokenStore) -> u64 {
-    store.metadata.resource_version.as_deref().map_or(0, version)
-}
-
-fn key_of(store: &TokenStore) -> AccountId {
-    AccountId::new(store.namespace().unwrap_or_default(), store.name_any())
+fn conditions(store: &TokenStore) -> &[Condition] {
+    store.status.as_ref().map_or(&[], |status| &status.conditions)
 }

@@ -34,7 +34,8 @@ mod slot;
 mod status;
 pub mod vault;
 
-pub use admission::{Ambient, NOT_ALLOWED, STORE_NOT_READY};
+pub use crate::integration::NOT_ALLOWED;
+pub use admission::{Ambient, STORE_NOT_READY};
 pub use breaker::STORE_DOWN;
 pub use controller::Users;
 pub use google_secret_manager::GoogleSecretManager;

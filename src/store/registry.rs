@@ -6,10 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Client, Resource};
 
-use super::admission::{Ambient, INVALID_PATH, Refusal, STORE_NOT_READY, Subject};
+use super::admission::{Ambient, INVALID_PATH, STORE_NOT_READY, Subject};
 use super::breaker::Down;
 use super::place::place;
 use super::slot::{Blueprint, Slot};
@@ -17,7 +16,7 @@ use super::{Admission, ErrorKind, Held, Network, Open, ProviderError, STORE_DOWN
 use crate::api::{AccountId, ObjectId, Seconds, TokenStore};
 use crate::clock;
 use crate::events::Events;
-use crate::integration::{ClusterIdentity, Concern, Namespaces, News, Tell, Timing};
+use crate::integration::{ClusterIdentity, Concern, Namespaces, News, Refusal, Tell, Timing, Written, identity, key};
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
@@ -62,8 +61,7 @@ pub struct Registry {
     news: News,
     // Stores by namespace and name.
     pub(super) queue: Queue,
-    // Our own last write of a store that the watch may not have shown yet.
-    pub(super) written: Mutex<HashMap<ObjectId, u64>>,
+    pub(super) written: Written,
 }
 
 impl Registry {
@@ -76,7 +74,7 @@ impl Registry {
             slots: Mutex::default(),
             news: News::default(),
             queue: Queue::new(),
-            written: Mutex::default(),
+            written: Written::default(),
         };
         (Arc::new(registry), Tasks { stores })
     }
@@ -264,13 +262,12 @@ impl Registry {
         let (store, there) = match change {
             Change::Applied(store) => (store, true),
             Change::Deleted(store) => (store, false),
-            // After a full list the watch is right, also if its versions went back (a restored etcd).
-            Change::Synced => return lock(&self.written).clear(),
+            Change::Synced => return self.written.clear(),
         };
         let (id, meta) = (identity(store.meta()), store.meta());
         if !there {
             lock(&self.slots).remove(&id);
-            lock(&self.written).remove(&id);
+            self.written.forget(&id);
             self.count_down();
         }
         if self.news.of_object(key(&id), there.then_some(meta)) {
@@ -282,13 +279,4 @@ impl Registry {
 
 fn invalid(refusal: Refusal) -> ProviderError {
     ProviderError::new(ErrorKind::Invalid, refusal.reason, refusal.message)
-}
-
-/// As the caches and the queue name it.
-pub(super) fn key(store: &ObjectId) -> AccountId {
-    AccountId::new(&store.namespace, &store.name)
-}
-
-fn identity(meta: &ObjectMeta) -> ObjectId {
-    ObjectId { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
 }

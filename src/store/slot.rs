@@ -2,15 +2,17 @@
 //! A new spec gets a new slot.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant as Monotonic};
 
 use tokio::sync::Mutex as Turns;
 
 use super::breaker::Attempt;
 use super::guard::Guard;
-use super::{ErrorKind, Identity, Network, Open, Provider, ProviderError, Store};
-use crate::api::{Instant, ObjectId, TokenStoreSpec};
+use super::{Identity, Network, Open, Provider, ProviderError, Store};
+use crate::api::{ObjectId, TokenStoreSpec};
+use crate::integration::{Checked, Login, Opened};
+use crate::lock::lock;
 use crate::metrics::Metrics;
 
 /// What a slot is made of.
@@ -31,33 +33,16 @@ pub(super) struct Blueprint {
 pub(super) struct Slot {
     of: Blueprint,
     pub(super) guard: Guard,
-    opened: Turns<Option<Opened>>,
+    login: Login<dyn Store>,
     /// When the TokenStore was last made sure to have its finalizer.
     pub(super) held: Turns<Option<Monotonic>>,
     checked: Mutex<Checked>,
 }
 
-#[derive(Clone)]
-struct Opened {
-    store: Arc<dyn Store>,
-    at: Monotonic,
-}
-
-/// What the store's own checks came to.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Checked {
-    /// The last result; `None`: none yet.
-    pub(super) last: Option<Result<(), ProviderError>>,
-    /// Failures in a row.
-    pub(super) failures: u32,
-    /// When to check next; `None`: now.
-    pub(super) due: Option<Instant>,
-}
-
 impl Slot {
     pub(super) fn new(of: Blueprint) -> Self {
         let guard = Guard::new(of.id.to_string(), of.concurrency, of.network.timeout);
-        Self { of, guard, opened: Turns::default(), held: Turns::default(), checked: Mutex::default() }
+        Self { of, guard, login: Login::default(), held: Turns::default(), checked: Mutex::default() }
     }
 
     /// Whether it is this object with this spec. Its generation also grows when it is deleted: that must not cost an open
@@ -76,7 +61,7 @@ impl Slot {
 
     /// The checks so far.
     pub(super) fn checked(&self) -> MutexGuard<'_, Checked> {
-        self.checked.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.checked)
     }
 
     /// One call on an account's behalf. Refused credentials are read again and the call is repeated once.
@@ -89,53 +74,37 @@ impl Slot {
         F: Future<Output = Result<T, ProviderError>>,
     {
         let _turn = self.guard.turn().await?;
-        let opened = self.opened(None).await?;
-        let answer = self.timed(operation, call(Arc::clone(&opened.store))).await;
-        let denied = answer.as_ref().is_err_and(|error| error.kind == ErrorKind::Denied);
-        let answer = if denied && opened.at.elapsed() >= self.of.reopen {
-            let anew = self.opened(Some(&opened)).await?;
-            self.timed(operation, call(anew.store)).await
-        } else {
+        let open = || async {
+            // Another one may just have tried.
+            self.guard.up()?;
+            self.open().await
+        };
+        let call = async |store| {
+            let answer = self.timed(operation, call(store)).await;
+            self.guard.record(Attempt::Call(answer.as_ref().err()));
             answer
         };
-        self.guard.record(Attempt::Call(answer.as_ref().err()));
-        answer
+        self.login.call(self.of.reopen, open, call).await
     }
 
     /// The store's own check, with credentials and certificates read anew: a wrong caBundle looks like an outage.
     pub(super) async fn check(&self) -> Result<(), ProviderError> {
         let _turn = self.guard.turn_to_check().await;
         let opened = self.open().await?;
-        let answer = self.timed("check", opened.store.check()).await;
+        let store = opened.client();
+        let answer = self.timed("check", store.check()).await;
         self.guard.record(Attempt::Check(answer.as_ref().err()));
         if answer.is_ok() {
-            *self.opened.lock().await = Some(opened);
+            self.login.replace(opened).await;
         }
         answer
     }
 
-    // One opens for all that wait. `refused`: what was opened before and is not to be used again.
-    async fn opened(&self, refused: Option<&Opened>) -> Result<Opened, ProviderError> {
-        let mut slot = self.opened.lock().await;
-        let usable = |known: &&Opened| refused.is_none_or(|refused| !Arc::ptr_eq(&refused.store, &known.store));
-        if let Some(known) = slot.as_ref().filter(usable) {
-            return Ok(known.clone());
-        }
-        *slot = None;
-        // Another one may just have tried.
-        self.guard.up()?;
-        let opened = self.open().await?;
-        *slot = Some(opened.clone());
-        Ok(opened)
-    }
-
-    async fn open(&self) -> Result<Opened, ProviderError> {
+    async fn open(&self) -> Result<Opened<dyn Store>, ProviderError> {
         let Blueprint { spec, identity, network, open, .. } = &self.of;
         let opening = open(spec.clone(), Arc::clone(identity), *network);
         let opened = self.timed("open", opening).await;
-        opened.map(|store| Opened { store: Arc::from(store), at: Monotonic::now() }).inspect_err(|error| {
-            self.guard.record(Attempt::Opening(error));
-        })
+        opened.map(Opened::from).inspect_err(|error| self.guard.record(Attempt::Opening(error)))
     }
 
     async fn timed<T>(

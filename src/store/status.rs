@@ -1,9 +1,9 @@
 //! What is told about a TokenStore as its condition. Pure.
 
-use super::admission::Refusal;
 use super::{Provider, ProviderError};
 use crate::api::{AccountId, Instant, TokenStore, TokenStoreStatus};
 use crate::condition::{self, Says};
+use crate::integration::Refusal;
 
 /// What is known of a store.
 #[derive(Clone, Debug)]

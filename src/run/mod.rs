@@ -14,6 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+mod integrations;
+
+use integrations::Integrations;
+
 use crate::account::apply::CallError;
 use crate::account::controller::{Controller, Parts};
 use crate::account::desired::Limits;
@@ -27,16 +31,16 @@ use crate::events::{self, Events, Notice, Severity};
 use crate::http::access::{Callers, KubeReviews};
 use crate::http::check::{Accounts, Check, ReadError};
 use crate::http::{Bound, discovery, introspect, ops};
-use crate::integration::{self, Concern, Namespaces, Network, TIMING};
+use crate::integration;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
-use crate::store::{self, Ambient, Registry, Users};
 use crate::token::{Keeper, RingNotice, RingSettings, RingState, SECRET_NAME, Tell};
 
 /// A key is in the JWKS this long before it signs: verifiers cache up to 10 minutes.
 const KEY_LEAD: Seconds = Seconds::minutes(15);
 /// So many reads for online checks at once; their rate is limited as well.
 const CHECKS: usize = 16;
+/// How long a call to a notification channel may take.
 /// How often gauges that change with the clock are set.
 const GAUGES: Duration = Duration::from_secs(5);
 
@@ -58,16 +62,18 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (keeper, keys) = keeper(&settings, &client, &seen, &events);
     tasks.spawn(keeper.run(stop.clone()));
     let queue = Arc::new(Queue::new());
-    let (namespaces, namespace_watch) = Namespaces::new(client.clone());
-    let (concerned, asked) = (Arc::clone(&seen), Arc::clone(&queue));
-    let concern: integration::Tell =
-        Arc::new(move |concern| concerned.concerned(&concern).into_iter().for_each(|id| asked.add(id)));
-    let about = Arc::clone(&concern);
-    let tell_of = move |name: &str| about(Concern::Namespace(name.to_owned()));
-    tasks.spawn(Arc::clone(&namespaces).run(namespace_watch, tell_of, stop.clone()));
-    let shared = Shared { client: &client, namespaces: &namespaces, events: &events, metrics: &metrics, concern };
-    let (stores, store_tasks) = stores(&settings, &shared);
     let cluster_id = cluster_id(&settings, &client).await?;
+    let parts = integrations::Parts {
+        settings: &settings,
+        client: &client,
+        seen: &seen,
+        queue: &queue,
+        events: &events,
+        metrics: &metrics,
+        cluster_id: &cluster_id,
+        stop: &stop,
+    };
+    let integrations = Arc::new(Integrations::start(&parts, &tasks));
     let controller = Controller::new(Parts {
         client: client.clone(),
         limits: limits(&settings, cluster_id),
@@ -79,18 +85,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         workers: settings.workers,
         seen: Arc::clone(&seen),
         queue,
-        stores: Arc::clone(&stores),
-        namespaces: Arc::clone(&namespaces),
+        stores: Arc::clone(&integrations.stores),
+        namespaces: Arc::clone(&integrations.namespaces),
+        channels: Arc::clone(&integrations.channels),
+        outbox: Arc::clone(&integrations.outbox),
     });
     tasks.spawn(Arc::clone(&controller).run(watches, stop.clone()));
-    let users = Arc::clone(&seen);
-    let users: Users = Arc::new(move |store| users.users_of(store));
-    tasks.spawn(Arc::clone(&stores).run(store_tasks, users, stop.clone()));
     tasks.spawn(gauges(Arc::clone(&metrics), keys.clone(), Arc::clone(&controller), stop.clone()));
-    tasks.spawn(
-        operations
-            .serve(ops::routes(readiness(&seen, &namespaces, &stores, &keys), Arc::clone(&metrics)), stop.clone()),
-    );
+    let ready = readiness(&seen, &integrations, &keys);
+    tasks.spawn(operations.serve(ops::routes(ready, Arc::clone(&metrics)), stop.clone()));
     tasks.spawn(public.serve(routes(&settings, &client, &server_clock, &seen, &keys, &metrics), stop.clone()));
 
     until_told(&stop).await?;
@@ -115,35 +118,6 @@ pub fn limits(settings: &Settings, cluster_id: String) -> Arc<Limits> {
         cluster_id,
         store_check_interval: settings.store_check_interval,
         cleanup_deadline: settings.cleanup_deadline,
-    })
-}
-
-/// What all integrations are given.
-struct Shared<'a> {
-    client: &'a Client,
-    namespaces: &'a Arc<Namespaces>,
-    events: &'a Events,
-    metrics: &'a Arc<Metrics>,
-    concern: integration::Tell,
-}
-
-fn stores(settings: &Settings, shared: &Shared<'_>) -> (Arc<Registry>, store::registry::Tasks) {
-    Registry::new(store::registry::Parts {
-        client: shared.client.clone(),
-        namespaces: Arc::clone(shared.namespaces),
-        open: store::open::providers(),
-        network: Network {
-            allow_local: settings.allow_local_endpoints,
-            allow_http: false,
-            timeout: Duration::from_secs(settings.store_timeout.0.unsigned_abs()),
-        },
-        concurrency: settings.store_concurrency,
-        ambient: Ambient { namespace: settings.namespace.clone(), everywhere: settings.allow_ambient_credentials },
-        keys: AccountId::new(&settings.namespace, SECRET_NAME),
-        events: shared.events.clone(),
-        metrics: Arc::clone(shared.metrics),
-        tell: Arc::clone(&shared.concern),
-        timing: TIMING,
     })
 }
 
@@ -182,15 +156,9 @@ fn tell(events: Events, namespace: String) -> Tell {
     })
 }
 
-fn readiness(
-    seen: &Arc<Seen>,
-    namespaces: &Arc<Namespaces>,
-    stores: &Arc<Registry>,
-    keys: &Receiver<RingState>,
-) -> ops::Readiness {
-    let (seen, namespaces, stores, keys) = (Arc::clone(seen), Arc::clone(namespaces), Arc::clone(stores), keys.clone());
-    let trouble = move || seen.trouble().or_else(|| stores.trouble()).or_else(|| namespaces.trouble());
-    Arc::new(move || match (trouble(), &*keys.borrow()) {
+fn readiness(seen: &Arc<Seen>, integrations: &Arc<Integrations>, keys: &Receiver<RingState>) -> ops::Readiness {
+    let (seen, integrations, keys) = (Arc::clone(seen), Arc::clone(integrations), keys.clone());
+    Arc::new(move || match (seen.trouble().or_else(|| integrations.trouble()), &*keys.borrow()) {
         (Some(trouble), _) => Err(trouble),
         (None, RingState { ring: None, trouble: None }) => Err("the key ring is not loaded yet".into()),
         (None, RingState { ring: None, trouble: Some(trouble) }) => Err(trouble.to_string()),

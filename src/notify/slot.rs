@@ -1,0 +1,202 @@
+//! One NotificationChannel as it is used: opened when it is needed, opened again when its credentials are refused, and what
+//! its checks and messages came to. A new spec gets a new slot.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant as Monotonic;
+
+use tokio::sync::Semaphore;
+
+use super::{Medium, Message, Notifier, Open};
+use crate::api::{Instant, NotificationChannelSpec, Seconds};
+use crate::backoff;
+use crate::integration::{Checked, ErrorKind, Identity, Login, Network, Opened, ProviderError, Timing};
+use crate::lock::lock;
+use crate::metrics::Metrics;
+
+/// Calls to one channel at the same time.
+const CALLS: usize = 4;
+
+/// What a slot is made of.
+pub(super) struct Blueprint {
+    pub(super) uid: String,
+    pub(super) spec: NotificationChannelSpec,
+    pub(super) medium: Medium,
+    pub(super) open: Open,
+    pub(super) identity: Arc<dyn Identity>,
+    pub(super) network: Network,
+    pub(super) timing: Timing,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// One NotificationChannel in one generation of its spec.
+pub(super) struct Slot {
+    of: Blueprint,
+    permits: Semaphore,
+    login: Login<dyn Notifier>,
+    unopened: Mutex<Option<Unopened>>,
+    health: Mutex<Health>,
+}
+
+/// The last attempt to open it, which failed.
+struct Unopened {
+    error: ProviderError,
+    at: Monotonic,
+}
+
+/// What is known of a channel.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    /// What its checks came to.
+    checked: Checked,
+    /// The last message was not taken.
+    refused: Option<Trouble>,
+}
+
+/// What a message met. A good check does not end it at once: where the server answers but takes no message, the condition
+/// would turn with every attempt.
+#[derive(Clone, Debug)]
+struct Trouble {
+    error: ProviderError,
+    failures: u32,
+    since: Instant,
+    until: Instant,
+}
+
+impl Trouble {
+    /// Whether a good check is not believed yet. A clock that went back ends it.
+    fn holds(&self, now: Instant) -> bool {
+        self.since <= now && now < self.until
+    }
+}
+
+impl Slot {
+    pub(super) fn new(of: Blueprint) -> Self {
+        Self {
+            of,
+            permits: Semaphore::new(CALLS),
+            login: Login::default(),
+            unopened: Mutex::default(),
+            health: Mutex::default(),
+        }
+    }
+
+    /// Whether it is this object with this spec.
+    pub(super) fn is(&self, uid: &str, spec: &NotificationChannelSpec) -> bool {
+        self.of.uid == uid && self.of.spec == *spec
+    }
+
+    /// What is known of it.
+    pub(super) fn health(&self) -> MutexGuard<'_, Health> {
+        lock(&self.health)
+    }
+
+    /// Sends one message. Refused credentials are read again and the message is sent once more.
+    pub(super) async fn send(&self, message: &Message) -> Result<(), ProviderError> {
+        let _turn = self.permits.acquire().await;
+        let start = Monotonic::now();
+        let call = async |notifier: Arc<dyn Notifier>| self.within(notifier.send(message)).await;
+        let answer = self.login.call(self.of.timing.reopen.as_duration(), || self.open_unless_just_tried(), call).await;
+        let result = answer.as_ref().err().map_or("ok", |error| error.kind.as_str());
+        self.of.metrics.notice_sent(self.of.medium.as_str(), result, start.elapsed());
+        answer
+    }
+
+    /// The channel's own check, with credentials and certificates read anew.
+    pub(super) async fn check(&self) -> Result<(), ProviderError> {
+        let _turn = self.permits.acquire().await;
+        let opened = self.open().await?;
+        let notifier = opened.client();
+        let answer = self.within(notifier.check()).await;
+        if answer.is_ok() {
+            self.login.replace(opened).await;
+        }
+        answer
+    }
+
+    // While credentials are missing each message would read them again.
+    async fn open_unless_just_tried(&self) -> Result<Opened<dyn Notifier>, ProviderError> {
+        let reopen = self.of.timing.reopen.as_duration();
+        let tried =
+            lock(&self.unopened).as_ref().filter(|last| last.at.elapsed() < reopen).map(|last| last.error.clone());
+        match tried {
+            Some(error) => Err(error),
+            None => self.open().await,
+        }
+    }
+
+    async fn open(&self) -> Result<Opened<dyn Notifier>, ProviderError> {
+        let Blueprint { spec, identity, network, open, .. } = &self.of;
+        let opened = self.within(open(spec.clone(), Arc::clone(identity), *network)).await.map_err(not_of_the_message);
+        let failed = opened.as_ref().err().map(|error| Unopened { error: error.clone(), at: Monotonic::now() });
+        *lock(&self.unopened) = failed;
+        opened.map(Opened::from)
+    }
+
+    async fn within<T>(&self, call: impl Future<Output = Result<T, ProviderError>>) -> Result<T, ProviderError> {
+        let limit = self.of.network.timeout;
+        tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+            let message = format!("no answer within {} s", limit.as_secs_f32());
+            Err(ProviderError::new(ErrorKind::Unavailable, "Timeout", message))
+        })
+    }
+}
+
+// `Invalid` would be final for the message, which may go out once the channel is put right.
+fn not_of_the_message(error: ProviderError) -> ProviderError {
+    let kind = if error.kind == ErrorKind::Invalid { ErrorKind::Denied } else { error.kind };
+    ProviderError { kind, ..error }
+}
+
+impl Health {
+    /// Takes what a check came to. `seed`: see [`Timing::wait`].
+    pub(super) fn checked(&mut self, result: Result<(), ProviderError>, timing: &Timing, seed: &str, now: Instant) {
+        let failures = if result.is_ok() { 0 } else { self.checked.failures.saturating_add(1) };
+        let wait = timing.wait(&result, false, failures, seed);
+        self.checked = Checked { last: Some(result), failures, due: Some(now + wait) };
+    }
+
+    /// Takes what a message came to; whether that may be news.
+    pub(super) fn sent(
+        &mut self,
+        result: &Result<(), ProviderError>,
+        timing: &Timing,
+        seed: &str,
+        now: Instant,
+    ) -> bool {
+        let Err(error) = result else { return self.refused.take().is_some() };
+        let before = self.refused.as_ref();
+        if before.is_some_and(|before| before.holds(now)) {
+            return false;
+        }
+        let failures = before.map_or(1, |before| before.failures.saturating_add(1));
+        // The first wait is two seconds: of one, clocks in whole seconds may leave nothing.
+        let until = now + backoff::delay(failures.saturating_add(1), timing.healthy, seed);
+        self.refused = Some(Trouble { error: error.clone(), failures, since: now, until });
+        // A check that fails has its own pace.
+        if self.checked.failures == 0 {
+            self.checked.due = self.checked.due.map(|due| due.min(now + Seconds(1)));
+        }
+        true
+    }
+
+    /// Why it does not work, as far as is known at `now`; `None`: it was not tried yet.
+    pub(super) fn finding(&self, now: Instant) -> Option<Result<(), ProviderError>> {
+        match (&self.checked.last, &self.refused) {
+            (Some(Err(error)), _) => Some(Err(error.clone())),
+            (_, Some(trouble)) if trouble.holds(now) => Some(Err(trouble.error.clone())),
+            (last, _) => last.clone(),
+        }
+    }
+
+    /// Whether it is time for a check. One that is further ahead than any wait was set by a clock that went back since.
+    pub(super) fn is_due(&self, timing: &Timing, now: Instant) -> bool {
+        self.checked.due.is_none_or(|due| due <= now || due > now + timing.healthy + timing.healthy)
+    }
+
+    /// When to look at it again; `None`: it was not checked yet.
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        let until = self.refused.as_ref().filter(|trouble| trouble.holds(now)).map(|trouble| trouble.until);
+        self.checked.due.into_iter().chain(until).min()
+    }
+}

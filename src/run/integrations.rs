@@ -1,0 +1,134 @@
+//! Start-up of what accounts are integrated with: namespaces, stores, channels, and the outbox of notices.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::account::seen::Seen;
+use crate::api::{AccountId, ObjectId};
+use crate::config::Settings;
+use crate::events::Events;
+use crate::integration::{Concern, Namespaces, Network, ProviderError, TIMING, Tell};
+use crate::metrics::Metrics;
+use crate::notify::{self, Channels, Courier, Message, Outbox};
+use crate::queue::Queue;
+use crate::store::{self, Ambient, Registry, Users};
+use crate::token::SECRET_NAME;
+
+/// How long a notification channel may take.
+const CHANNEL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What they are made of.
+pub(super) struct Parts<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) client: &'a Client,
+    pub(super) seen: &'a Arc<Seen>,
+    pub(super) queue: &'a Arc<Queue>,
+    pub(super) events: &'a Events,
+    pub(super) metrics: &'a Arc<Metrics>,
+    pub(super) cluster_id: &'a str,
+    pub(super) stop: &'a CancellationToken,
+}
+
+/// What accounts are integrated with, at work.
+pub(super) struct Integrations {
+    pub(super) namespaces: Arc<Namespaces>,
+    pub(super) stores: Arc<Registry>,
+    pub(super) channels: Arc<Channels>,
+    pub(super) outbox: Arc<Outbox>,
+}
+
+impl Integrations {
+    pub(super) fn start(parts: &Parts<'_>, tasks: &TaskTracker) -> Self {
+        let stop = parts.stop;
+        let (namespaces, watch) = Namespaces::new(parts.client.clone());
+        // The outbox sends by the channels, and hears from them.
+        let outbox: Arc<OnceLock<Arc<Outbox>>> = Arc::default();
+        let tell = tell(parts, Arc::clone(&outbox));
+        let about = Arc::clone(&tell);
+        let of_namespace = move |name: &str| about(Concern::Namespace(name.to_owned()));
+        tasks.spawn(Arc::clone(&namespaces).run(watch, of_namespace, stop.clone()));
+        let (stores, store_tasks) = stores(parts, &namespaces, &tell);
+        let users = Arc::clone(parts.seen);
+        let users: Users = Arc::new(move |store| users.users_of(store));
+        tasks.spawn(Arc::clone(&stores).run(store_tasks, users, stop.clone()));
+        let (channels, channel_tasks) = channels(parts, &namespaces, &tell);
+        tasks.spawn(Arc::clone(&channels).run(channel_tasks, stop.clone()));
+        let queue = Arc::clone(parts.queue);
+        let told = Arc::new(move |account: AccountId| queue.add(account));
+        let post = Post(Arc::clone(&channels));
+        let outbox = Arc::clone(outbox.get_or_init(|| Outbox::new(Arc::new(post), cluster(parts), told)));
+        tasks.spawn(Arc::clone(&outbox).run(stop.clone()));
+        Self { namespaces, stores, channels, outbox }
+    }
+
+    /// Why the operator is not ready, if so.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.stores.trouble().or_else(|| self.channels.trouble()).or_else(|| self.namespaces.trouble())
+    }
+}
+
+/// The outbox' letters go out by the channels.
+struct Post(Arc<Channels>);
+
+#[async_trait]
+impl Courier for Post {
+    async fn deliver(&self, channel: &ObjectId, message: &Message) -> Result<(), ProviderError> {
+        self.0.send(channel, message).await
+    }
+}
+
+fn tell(parts: &Parts<'_>, outbox: Arc<OnceLock<Arc<Outbox>>>) -> Tell {
+    let (seen, queue) = (Arc::clone(parts.seen), Arc::clone(parts.queue));
+    Arc::new(move |concern| {
+        if let (Concern::Channel(channel), Some(outbox)) = (&concern, outbox.get()) {
+            outbox.changed(channel);
+        }
+        seen.concerned(&concern).into_iter().for_each(|id| queue.add(id));
+    })
+}
+
+fn cluster(parts: &Parts<'_>) -> String {
+    parts.settings.cluster_name.clone().unwrap_or_else(|| parts.cluster_id.to_owned())
+}
+
+fn stores(parts: &Parts<'_>, namespaces: &Arc<Namespaces>, tell: &Tell) -> (Arc<Registry>, store::registry::Tasks) {
+    let settings = parts.settings;
+    Registry::new(store::registry::Parts {
+        client: parts.client.clone(),
+        namespaces: Arc::clone(namespaces),
+        open: store::open::providers(),
+        network: Network {
+            allow_local: settings.allow_local_endpoints,
+            allow_http: false,
+            timeout: Duration::from_secs(settings.store_timeout.0.unsigned_abs()),
+        },
+        concurrency: settings.store_concurrency,
+        ambient: Ambient { namespace: settings.namespace.clone(), everywhere: settings.allow_ambient_credentials },
+        keys: AccountId::new(&settings.namespace, SECRET_NAME),
+        events: parts.events.clone(),
+        metrics: Arc::clone(parts.metrics),
+        tell: Arc::clone(tell),
+        timing: TIMING,
+    })
+}
+
+fn channels(parts: &Parts<'_>, namespaces: &Arc<Namespaces>, tell: &Tell) -> (Arc<Channels>, notify::channels::Tasks) {
+    let settings = parts.settings;
+    Channels::new(notify::channels::Parts {
+        client: parts.client.clone(),
+        namespaces: Arc::clone(namespaces),
+        open: notify::open::media(),
+        network: Network { allow_local: settings.allow_local_endpoints, allow_http: false, timeout: CHANNEL_TIMEOUT },
+        keys: AccountId::new(&settings.namespace, SECRET_NAME),
+        events: parts.events.clone(),
+        metrics: Arc::clone(parts.metrics),
+        tell: Arc::clone(tell),
+        timing: TIMING,
+        cluster: cluster(parts),
+    })
+}
