@@ -11,15 +11,23 @@ use async_trait::async_trait;
 use crate::api::Instant;
 use crate::integration::ProviderError;
 
+mod digest;
 mod letter;
 mod medium;
+mod ms_teams_webhook;
 mod open;
 mod post;
+mod slack;
+mod slack_bot;
+mod slack_webhook;
 mod text;
 
 pub use letter::{Content, Letter, Owner};
 pub use medium::Medium;
+pub use ms_teams_webhook::MsTeamsWebhook;
 pub use open::{Open, media};
+pub use slack_bot::SlackBot;
+pub use slack_webhook::SlackWebhook;
 pub use text::{Fact, Text};
 
 /// What a medium can do. It does what it is told: to whom, and when, was decided before.

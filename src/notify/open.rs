@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::Notifier;
+use super::{MsTeamsWebhook, Notifier, SlackBot, SlackWebhook};
 use crate::api::NotificationChannelSpec;
 use crate::integration::{ErrorKind, Identity, Network, ProviderError};
 
@@ -32,6 +32,15 @@ async fn open(
 ) -> Result<Box<dyn Notifier>, ProviderError> {
     let network = Network { allow_http: spec.allow_insecure.unwrap_or_default(), ..network };
     match &spec {
+        NotificationChannelSpec { slack_webhook: Some(slack), .. } => {
+            Ok(Box::new(SlackWebhook::open(slack, identity, network).await?))
+        }
+        NotificationChannelSpec { slack_bot: Some(slack), .. } => {
+            Ok(Box::new(SlackBot::open(slack, identity, network).await?))
+        }
+        NotificationChannelSpec { ms_teams_webhook: Some(teams), .. } => {
+            Ok(Box::new(MsTeamsWebhook::open(teams, identity, network).await?))
+        }
         _ => Err(ProviderError::new(ErrorKind::Invalid, "InvalidSpec", "spec names no medium that this version knows")),
     }
 }

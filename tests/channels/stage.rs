@@ -64,9 +64,8 @@ impl Stage {
 
     /// All requests so far; fails if one was not as documented.
     pub(crate) async fn requests(&self) -> Vec<Request> {
-        let complaints = lock(&self.orders.complaints);
+        let complaints = lock(&self.orders.complaints).clone();
         assert!(complaints.is_empty(), "{complaints:#?}");
-        drop(complaints);
         self.server.received_requests().await.unwrap_or_default()
     }
 
