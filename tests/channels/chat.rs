@@ -8,7 +8,11 @@ use virtual_account_operator::notify::{Notifier, media};
 
 use super::story::{CANARY, Given};
 
+mod block_kit;
 mod bot;
+mod card;
+mod pages;
+mod parts;
 mod slack;
 mod teams;
 

@@ -10,12 +10,9 @@ mod support;
 #[allow(dead_code, reason = "only its certificate is used here")]
 mod fake;
 
-mod block_kit;
-mod card;
 mod chat;
 mod clauses;
 mod contract;
-mod shape;
 mod stage;
 mod story;
 

@@ -9,12 +9,11 @@ use virtual_account_operator::integration::{ErrorKind, Network, ProviderError};
 use virtual_account_operator::notify::{Content, Medium, Message, Notifier};
 use wiremock::{Request, ResponseTemplate};
 
-use super::super::block_kit;
 use super::super::contract::{Instance, contract, network};
-use super::super::shape::{check, header, json_body};
 use super::super::stage::{Answer, Judge, Stage};
 use super::super::story::{CANARY, letter, message, rotated};
-use super::{key, opened};
+use super::parts::{check, header, json_body};
+use super::{block_kit, key, opened};
 
 contract!(Bot);
 
@@ -34,7 +33,7 @@ fn spec(server: &str, channels: &[&str]) -> NotificationChannelSpec {
     NotificationChannelSpec { slack_bot: Some(bot), ..Default::default() }
 }
 
-fn fails(code: &str) -> ResponseTemplate {
+pub(super) fn fails(code: &str) -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({"ok": false, "error": code}))
 }
 
@@ -85,10 +84,10 @@ impl Instance for Bot {
         let mut all =
             codes(&["msg_too_long", "invalid_blocks", "msg_blocks_too_long", "some_new_code"], ErrorKind::Invalid);
         all.extend(codes(
-            &["invalid_auth", "account_inactive", "token_revoked", "missing_scope", "not_authed", "restricted_action"],
+            &["invalid_auth", "account_inactive", "token_revoked", "missing_scope", "not_authed"],
             ErrorKind::Denied,
         ));
-        all.extend(codes(&["channel_not_found", "not_in_channel", "is_archived"], ErrorKind::NotFound));
+        all.extend(codes(&["channel_not_found", "not_in_channel", "is_archived", "restricted_action"], ErrorKind::NotFound));
         all.extend(codes(&["internal_error", "fatal_error", "service_unavailable"], ErrorKind::Unavailable));
         all.extend(codes(&["ratelimited", "rate_limited"], ErrorKind::Throttled));
         // What is no code is not passed on, and what is no JSON is not Slack's.
@@ -113,7 +112,7 @@ impl Instance for Bot {
     }
 }
 
-async fn stage(channels: &[&str]) -> (Stage, Box<dyn Notifier>) {
+pub(super) async fn stage(channels: &[&str]) -> (Stage, Box<dyn Notifier>) {
     let stage = Stage::new(Bot.judge(), Bot.answer()).await;
     let network = network(Duration::from_secs(10));
     let bot = opened(spec(&stage.url(), channels), &token(), network).await.unwrap();

@@ -9,15 +9,14 @@ use virtual_account_operator::notify::{Medium, Notifier};
 use wiremock::{Request, ResponseTemplate};
 
 use super::super::contract::{Instance, contract, network};
-use super::super::shape::{check, json_body};
 use super::super::stage::{Answer, Judge, Stage};
-use super::super::story::{CANARY, hostile, message, rotated};
-use super::super::{block_kit, story};
-use super::{key, opened, refuses_bad_urls};
+use super::super::story::{CANARY, every_kind, hostile, message, rotated};
+use super::parts::{check, json_body};
+use super::{block_kit, key, opened, refuses_bad_urls};
 
 contract!(Webhook);
 
-struct Webhook;
+pub(super) struct Webhook;
 
 fn path() -> String {
     format!("/services/T00000000/B00000000/{CANARY}")
@@ -27,7 +26,7 @@ fn spec() -> NotificationChannelSpec {
     NotificationChannelSpec { slack_webhook: Some(SlackWebhook { url_ref: key() }), ..Default::default() }
 }
 
-fn says(status: u16, body: &str) -> ResponseTemplate {
+pub(super) fn says(status: u16, body: &str) -> ResponseTemplate {
     ResponseTemplate::new(status).set_body_string(body)
 }
 
@@ -88,7 +87,7 @@ impl Instance for Webhook {
     }
 }
 
-async fn stage() -> (Stage, Box<dyn Notifier>) {
+pub(super) async fn stage() -> (Stage, Box<dyn Notifier>) {
     let stage = Stage::new(Webhook.judge(), Webhook.answer()).await;
     let medium = Webhook.open(&stage.url(), network(Duration::from_secs(10))).await.unwrap();
     (stage, medium)
@@ -150,7 +149,7 @@ async fn one_letter_is_a_header_its_body_its_facts_and_what_to_do() {
 #[tokio::test]
 async fn a_list_names_kind_and_owner_and_troubles_come_first() {
     let (stage, medium) = stage().await;
-    medium.send(&message(story::every_kind())).await.unwrap();
+    medium.send(&message(every_kind())).await.unwrap();
     let seen: Vec<String> = stage.requests().await.iter().flat_map(block_kit::seen).collect();
     assert_eq!(seen[0], "9 notices of virtual accounts in prod-eu");
     assert!(

@@ -9,12 +9,11 @@ use virtual_account_operator::integration::{ErrorKind, Network, ProviderError};
 use virtual_account_operator::notify::{Medium, Notifier};
 use wiremock::{Request, ResponseTemplate};
 
-use super::super::card;
 use super::super::contract::{Instance, contract, network};
-use super::super::shape::check;
 use super::super::stage::{Answer, Judge, Stage};
 use super::super::story::{CANARY, hostile, message, rotated};
-use super::{key, opened, refuses_bad_urls};
+use super::parts::check;
+use super::{card, key, opened, refuses_bad_urls};
 
 contract!(Teams);
 
@@ -30,7 +29,7 @@ fn spec() -> NotificationChannelSpec {
     NotificationChannelSpec { ms_teams_webhook: Some(MsTeamsWebhook { url_ref: key() }), ..Default::default() }
 }
 
-fn fails(status: u16, code: &str) -> ResponseTemplate {
+pub(super) fn fails(status: u16, code: &str) -> ResponseTemplate {
     let message = format!("The request with {CANARY} failed.");
     ResponseTemplate::new(status).set_body_json(json!({"error": {"code": code, "message": message}}))
 }
@@ -95,7 +94,7 @@ impl Instance for Teams {
     }
 }
 
-async fn stage() -> (Stage, Box<dyn Notifier>) {
+pub(super) async fn stage() -> (Stage, Box<dyn Notifier>) {
     let stage = Stage::new(Teams.judge(), Teams.answer()).await;
     let medium = Teams.open(&stage.url(), network(Duration::from_secs(10))).await.unwrap();
     (stage, medium)

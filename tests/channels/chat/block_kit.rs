@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 use wiremock::Request;
 
-use super::shape::{array, check, json_body, keys, string, text};
+use super::parts::{array, check, json_body, keys, string, text};
 
 const MESSAGE: [&str; 10] = [
     "text",
