@@ -21,6 +21,7 @@ mod slack;
 mod slack_bot;
 mod slack_webhook;
 mod text;
+mod webhook;
 
 pub use letter::{Content, Letter, Owner};
 pub use medium::Medium;
@@ -29,6 +30,7 @@ pub use open::{Open, media};
 pub use slack_bot::SlackBot;
 pub use slack_webhook::SlackWebhook;
 pub use text::{Fact, Text};
+pub use webhook::Webhook;
 
 /// What a medium can do. It does what it is told: to whom, and when, was decided before.
 ///

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::{MsTeamsWebhook, Notifier, SlackBot, SlackWebhook};
+use super::{MsTeamsWebhook, Notifier, SlackBot, SlackWebhook, Webhook};
 use crate::api::NotificationChannelSpec;
 use crate::integration::{ErrorKind, Identity, Network, ProviderError};
 
@@ -34,6 +34,9 @@ async fn open(
     match &spec {
         NotificationChannelSpec { slack_webhook: Some(slack), .. } => {
             Ok(Box::new(SlackWebhook::open(slack, identity, network).await?))
+        }
+        NotificationChannelSpec { webhook: Some(webhook), .. } => {
+            Ok(Box::new(Webhook::open(webhook, identity, network).await?))
         }
         NotificationChannelSpec { slack_bot: Some(slack), .. } => {
             Ok(Box::new(SlackBot::open(slack, identity, network).await?))

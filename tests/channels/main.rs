@@ -13,7 +13,9 @@ mod fake;
 mod chat;
 mod clauses;
 mod contract;
+mod shape;
 mod stage;
 mod story;
+mod webhook;
 
 use support::{fault, server};
