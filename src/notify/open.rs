@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::{MsTeamsWebhook, Notifier, SlackBot, SlackWebhook, Webhook};
+use super::{MsTeamsWebhook, Notifier, PagerDuty, SlackBot, SlackWebhook, Webhook};
 use crate::api::NotificationChannelSpec;
 use crate::integration::{ErrorKind, Identity, Network, ProviderError};
 
@@ -43,6 +43,9 @@ async fn open(
         }
         NotificationChannelSpec { ms_teams_webhook: Some(teams), .. } => {
             Ok(Box::new(MsTeamsWebhook::open(teams, identity, network).await?))
+        }
+        NotificationChannelSpec { pager_duty: Some(pager_duty), .. } => {
+            Ok(Box::new(PagerDuty::open(pager_duty, identity, network).await?))
         }
         _ => Err(ProviderError::new(ErrorKind::Invalid, "InvalidSpec", "spec names no medium that this version knows")),
     }

@@ -13,6 +13,7 @@ mod fake;
 mod chat;
 mod clauses;
 mod contract;
+mod pager_duty;
 mod shape;
 mod stage;
 mod story;
