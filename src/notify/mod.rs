@@ -13,8 +13,10 @@ use crate::integration::ProviderError;
 
 mod letter;
 mod medium;
+pub mod pager_duty;
 mod post;
 mod text;
+pub mod webhook;
 
 pub use letter::{Content, Letter, Owner};
 pub use medium::Medium;
