@@ -13,6 +13,7 @@ use crate::integration::ProviderError;
 
 mod letter;
 mod medium;
+mod open;
 pub mod pager_duty;
 mod post;
 mod text;
@@ -20,6 +21,7 @@ pub mod webhook;
 
 pub use letter::{Content, Letter, Owner};
 pub use medium::Medium;
+pub use open::{Open, media};
 pub use text::{Fact, Text};
 
 /// What a medium can do. It does what it is told: to whom, and when, was decided before.

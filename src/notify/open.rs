@@ -1,0 +1,45 @@
+//! From a spec to a medium: the one place that knows them all.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::Notifier;
+use super::pager_duty::PagerDuty;
+use super::webhook::Webhook;
+use crate::api::NotificationChannelSpec;
+use crate::integration::{ErrorKind, Identity, Network, ProviderError};
+
+/// Opens the medium that a spec describes, with these credentials: [`media`], or what a test puts in their place.
+pub type Open = Arc<
+    dyn Fn(
+            NotificationChannelSpec,
+            Arc<dyn Identity>,
+            Network,
+        ) -> BoxFuture<'static, Result<Box<dyn Notifier>, ProviderError>>
+        + Send
+        + Sync,
+>;
+
+/// The real media.
+pub fn media() -> Open {
+    Arc::new(|spec, identity, network| open(spec, identity, network).boxed())
+}
+
+async fn open(
+    spec: NotificationChannelSpec,
+    identity: Arc<dyn Identity>,
+    network: Network,
+) -> Result<Box<dyn Notifier>, ProviderError> {
+    let network = Network { allow_http: spec.allow_insecure.unwrap_or_default(), ..network };
+    match &spec {
+        NotificationChannelSpec { webhook: Some(webhook), .. } => {
+            Ok(Box::new(Webhook::open(webhook, identity, network).await?))
+        }
+        NotificationChannelSpec { pager_duty: Some(pager_duty), .. } => {
+            Ok(Box::new(PagerDuty::open(pager_duty, identity, network).await?))
+        }
+        _ => Err(ProviderError::new(ErrorKind::Invalid, "InvalidSpec", "spec names no medium that this version knows")),
+    }
+}
