@@ -56,17 +56,15 @@ impl PagerDuty {
     }
 
     async fn tell(&self, letter: &Letter, message: &Message) -> Result<(), ProviderError> {
-        let trigger = || Event::trigger(self.key.expose(), letter, message, self.severity(letter.content.kind()));
-        let resolve = || Event::resolve(self.key.expose(), letter);
-        match letter.content {
-            Content::Recovered { .. } => self.post(&resolve()).await,
-            Content::Test => {
-                self.post(&trigger()).await?;
-                // At once, so that nobody is woken.
-                self.post(&resolve()).await
-            }
-            _ => self.post(&trigger()).await,
+        let (key, severity) = (self.key.expose(), self.severity(letter.content.kind()));
+        if !matches!(letter.content, Content::Recovered { .. }) {
+            self.post(&Event::trigger(key, letter, message, severity)).await?;
         }
+        // A test is over at once, so that nobody is woken.
+        if matches!(letter.content, Content::Recovered { .. } | Content::Test) {
+            self.post(&Event::resolve(key, letter, message, severity)).await?;
+        }
+        Ok(())
     }
 
     async fn post(&self, event: &Event<'_>) -> Result<(), ProviderError> {
@@ -142,4 +140,36 @@ fn denied(what: &str) -> ProviderError {
          spec.pagerDuty.integrationKeyRef"
     );
     ProviderError::new(ErrorKind::Denied, "InvalidIntegrationKey", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{SecretKeyRef, ServiceAccountRef};
+
+    struct Key;
+
+    #[async_trait]
+    impl Identity for Key {
+        async fn secret(&self, _: &SecretKeyRef) -> Result<Credential, ProviderError> {
+            Ok(Credential::new("0".repeat(KEY_LENGTH)))
+        }
+
+        async fn service_account_token(&self, _: &ServiceAccountRef, _: &str) -> Result<Credential, ProviderError> {
+            Err(denied("not asked for"))
+        }
+    }
+
+    #[tokio::test]
+    async fn events_go_to_pager_dutys_own_address_or_to_another_regions() {
+        let network = Network { allow_local: false, allow_http: false, timeout: std::time::Duration::from_secs(1) };
+        for (endpoint, url) in [
+            (None, "https://events.pagerduty.com/v2/enqueue"),
+            (Some("https://events.eu.pagerduty.com"), "https://events.eu.pagerduty.com/v2/enqueue"),
+            (Some("https://events.eu.pagerduty.com/"), "https://events.eu.pagerduty.com/v2/enqueue"),
+        ] {
+            let spec = api::PagerDuty { endpoint: endpoint.map(str::to_owned), ..api::PagerDuty::default() };
+            assert_eq!(PagerDuty::open(&spec, Arc::new(Key), network).await.unwrap().url.as_str(), url);
+        }
+    }
 }

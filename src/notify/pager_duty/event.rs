@@ -27,8 +27,7 @@ pub(super) struct Event<'a> {
     dedup_key: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<Payload>,
+    payload: Payload,
 }
 
 #[derive(Serialize)]
@@ -56,22 +55,17 @@ struct Details(Text);
 impl<'a> Event<'a> {
     /// Opens the alert of what the letter tells, or adds to it.
     pub(super) fn trigger(key: &'a str, letter: &Letter, message: &Message, severity: PagerDutySeverity) -> Self {
-        Self {
-            event_action: Action::Trigger,
-            client: Some(CLIENT),
-            payload: Some(Payload::new(letter, message, severity)),
-            ..Self::resolve(key, letter)
-        }
+        Self { event_action: Action::Trigger, client: Some(CLIENT), ..Self::resolve(key, letter, message, severity) }
     }
 
-    /// Closes it.
-    pub(super) fn resolve(key: &'a str, letter: &Letter) -> Self {
+    /// Closes it. What the letter tells is shown in the alert's log.
+    pub(super) fn resolve(key: &'a str, letter: &Letter, message: &Message, severity: PagerDutySeverity) -> Self {
         Self {
             routing_key: key,
             event_action: Action::Resolve,
             dedup_key: dedup_key(&letter.incident),
             client: None,
-            payload: None,
+            payload: Payload::new(letter, message, severity),
         }
     }
 }
@@ -101,7 +95,7 @@ impl Serialize for Details {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("What happened", &cut(&text.body, LONGEST_TEXT))?;
         map.serialize_entry("What to do", &cut(&text.todo, LONGEST_TEXT))?;
-        for fact in &text.facts {
+        for fact in text.facts.iter().filter(|fact| !fact.value.is_empty()) {
             map.serialize_entry(fact.name, &fact.value)?;
         }
         map.end()

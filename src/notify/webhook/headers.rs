@@ -28,7 +28,8 @@ pub(super) async fn read(headers: &[WebhookHeader], identity: &dyn Identity) -> 
     for header in headers {
         let name = name(&header.name)?;
         let text = identity.secret(&header.value_ref).await?;
-        let mut value = HeaderValue::from_str(text.expose()).map_err(|_| unfit(&name))?;
+        let value = Some(text.expose()).filter(|text| text.is_ascii()).map(HeaderValue::from_str);
+        let mut value = value.and_then(Result::ok).ok_or_else(|| unfit(&name))?;
         value.set_sensitive(true);
         if read.insert(&name, value).is_some() {
             return Err(invalid(name.as_str(), "is there twice; names do not differ by case"));
