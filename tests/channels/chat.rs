@@ -1,0 +1,1 @@
+//! Chat: the Slack webhook, the Slack bot and Microsoft Teams keep the contract.
