@@ -78,12 +78,13 @@ impl PagerDuty {
         let error = answer.error("PagerDuty");
         match answer.status.as_u16() {
             400 => {
-                let said = self.said(&answer.body);
-                // About the key alone: the notice is good, and waits until somebody has put the key right.
+                let said = said(&answer.body);
+                let told = self.without_key(&said);
+                // The notice is good, and waits until somebody has put the key right.
                 if is_about_the_key(&said) {
-                    return denied(&format!("PagerDuty says: {said}"));
+                    return denied(&format!("PagerDuty refuses the key: {told}"));
                 }
-                ProviderError { message: format!("PagerDuty refuses the event: {said}"), ..error }
+                ProviderError { message: format!("PagerDuty refuses the event: {told}"), ..error }
             }
             401 | 403 => denied(&error.message),
             404 => ProviderError { message: format!("{}: is spec.pagerDuty.endpoint right?", error.message), ..error },
@@ -91,12 +92,9 @@ impl PagerDuty {
         }
     }
 
-    fn said(&self, body: &[u8]) -> String {
-        let said: Said = serde_json::from_slice(body).unwrap_or_default();
-        let parts = [Some(said.message), said.errors.into_iter().next()].into_iter().flatten();
-        let said = parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
+    fn without_key(&self, said: &str) -> String {
         let tells_key = said.to_ascii_lowercase().contains(&self.key.expose().to_ascii_lowercase());
-        if said.is_empty() || tells_key { "it does not say why".to_owned() } else { line(&said) }
+        if said.is_empty() || tells_key { "it does not say why".to_owned() } else { line(said) }
     }
 
     fn severity(&self, kind: Option<NoticeKind>) -> PagerDutySeverity {
@@ -127,6 +125,13 @@ fn usual(kind: NoticeKind) -> PagerDutySeverity {
         NoticeKind::TokenExpiring | NoticeKind::GraceEnding | NoticeKind::TokenRevoked => PagerDutySeverity::Warning,
         NoticeKind::TokenRotated | NoticeKind::TokenRetired | NoticeKind::DeliveryRecovered => PagerDutySeverity::Info,
     }
+}
+
+/// PagerDuty's message and the first of its errors; empty if it has another form.
+fn said(body: &[u8]) -> String {
+    let said: Said = serde_json::from_slice(body).unwrap_or_default();
+    let parts = [Some(said.message), said.errors.into_iter().next()].into_iter().flatten();
+    parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
 }
 
 fn is_about_the_key(said: &str) -> bool {

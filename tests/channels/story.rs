@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use virtual_account_operator::api::{
-    AccountId, Instant, IssueReason, Seconds, SecretKeyRef, ServiceAccountRef,
-};
+use virtual_account_operator::api::{AccountId, Instant, IssueReason, Seconds, SecretKeyRef, ServiceAccountRef};
 use virtual_account_operator::integration::{Credential, ErrorKind, Identity, ProviderError};
 use virtual_account_operator::notify::{Content, Letter, Message, Owner};
 
 /// Part of every credential: nothing that can be seen may hold it.
-pub(crate) const CANARY: &str = "canary-4f1d9c";
+pub(crate) const CANARY: &str = "canary4f1d9c";
 
 /// The instant of all these tests.
 pub(crate) fn now() -> Instant {
@@ -130,11 +128,7 @@ impl Identity for Given {
         value.map(|value| Credential::new(value.clone())).ok_or_else(missing)
     }
 
-    async fn service_account_token(
-        &self,
-        account: &ServiceAccountRef,
-        _: &str,
-    ) -> Result<Credential, ProviderError> {
+    async fn service_account_token(&self, account: &ServiceAccountRef, _: &str) -> Result<Credential, ProviderError> {
         Err(ProviderError::new(ErrorKind::Denied, "NotGiven", account.name.clone()))
     }
 }

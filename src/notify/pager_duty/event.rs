@@ -1,6 +1,8 @@
 //! An event of PagerDuty's Events API v2, within its limits. Nothing in it is markup to PagerDuty.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
@@ -23,7 +25,8 @@ const LONGEST_TEXT: usize = 2_000;
 #[derive(Serialize)]
 pub(super) struct Event<'a> {
     routing_key: &'a str,
-    event_action: Action,
+    #[serde(rename = "event_action")]
+    action: Action,
     dedup_key: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<&'static str>,
@@ -55,14 +58,14 @@ struct Details(Text);
 impl<'a> Event<'a> {
     /// Opens the alert of what the letter tells, or adds to it.
     pub(super) fn trigger(key: &'a str, letter: &Letter, message: &Message, severity: PagerDutySeverity) -> Self {
-        Self { event_action: Action::Trigger, client: Some(CLIENT), ..Self::resolve(key, letter, message, severity) }
+        Self { action: Action::Trigger, client: Some(CLIENT), ..Self::resolve(key, letter, message, severity) }
     }
 
     /// Closes it. What the letter tells is shown in the alert's log.
     pub(super) fn resolve(key: &'a str, letter: &Letter, message: &Message, severity: PagerDutySeverity) -> Self {
         Self {
             routing_key: key,
-            event_action: Action::Resolve,
+            action: Action::Resolve,
             dedup_key: dedup_key(&letter.incident),
             client: None,
             payload: Payload::new(letter, message, severity),
@@ -107,8 +110,7 @@ fn dedup_key(incident: &str) -> String {
     if incident.chars().count() <= LONGEST_KEY && plain(incident) == incident {
         return incident.to_owned();
     }
-    let hash = digest(&SHA256, incident.as_bytes());
-    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    URL_SAFE_NO_PAD.encode(digest(&SHA256, incident.as_bytes()))
 }
 
 fn cut(text: &str, longest: usize) -> String {
@@ -126,7 +128,7 @@ mod tests {
         let [one, two] = ["one", "two"].map(|end| format!("{fits}{end}"));
         assert_eq!(dedup_key(&one), dedup_key(&one));
         assert_ne!(dedup_key(&one), dedup_key(&two));
-        assert_eq!(dedup_key(&one).len(), 64);
+        assert_eq!(dedup_key(&one).len(), 43);
         assert_ne!(dedup_key("a\nb"), dedup_key("a b"));
     }
 }
