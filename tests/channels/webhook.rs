@@ -265,7 +265,7 @@ fn receive(deliveries: &[Value]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines: String = deliveries.iter().map(|delivery| format!("{delivery}\n")).collect();
+    let lines = deliveries.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     // One that refuses to go on may have closed it.
     let _ = receiver.stdin.take().unwrap().write_all(lines.as_bytes());
     receiver.wait_with_output().unwrap()
