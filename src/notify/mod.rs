@@ -16,11 +16,13 @@ mod letter;
 mod medium;
 mod ms_teams_webhook;
 mod open;
+pub mod pager_duty;
 mod post;
 mod slack;
 mod slack_bot;
 mod slack_webhook;
 mod text;
+pub mod webhook;
 
 pub use letter::{Content, Letter, Owner};
 pub use medium::Medium;

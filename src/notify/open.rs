@@ -5,6 +5,8 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use super::pager_duty::PagerDuty;
+use super::webhook::Webhook;
 use super::{MsTeamsWebhook, Notifier, SlackBot, SlackWebhook};
 use crate::api::NotificationChannelSpec;
 use crate::integration::{ErrorKind, Identity, Network, ProviderError};
@@ -40,6 +42,12 @@ async fn open(
         }
         NotificationChannelSpec { ms_teams_webhook: Some(teams), .. } => {
             Ok(Box::new(MsTeamsWebhook::open(teams, identity, network).await?))
+        }
+        NotificationChannelSpec { webhook: Some(webhook), .. } => {
+            Ok(Box::new(Webhook::open(webhook, identity, network).await?))
+        }
+        NotificationChannelSpec { pager_duty: Some(pager_duty), .. } => {
+            Ok(Box::new(PagerDuty::open(pager_duty, identity, network).await?))
         }
         _ => Err(ProviderError::new(ErrorKind::Invalid, "InvalidSpec", "spec names no medium that this version knows")),
     }

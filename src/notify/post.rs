@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, StatusCode, Url};
+use serde::Serialize;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
@@ -72,6 +73,12 @@ pub(super) fn bearer(field: &str, token: &Credential) -> Result<HeaderValue, Pro
     Ok(header)
 }
 
+/// What is posted.
+pub(super) fn json<T: Serialize>(content: &T) -> Result<Vec<u8>, ProviderError> {
+    let unfit = |_| ProviderError::new(ErrorKind::Invalid, "InvalidNotice", "the notice cannot be written as JSON");
+    serde_json::to_vec(content).map_err(unfit)
+}
+
 /// Whether a server answers at all, whatever it says: tells nobody anything.
 pub(super) async fn reach(client: &Client, url: Url) -> Result<StatusCode, ProviderError> {
     let response = client.head(url).send().await.map_err(|error| unsent(&error))?;
@@ -88,8 +95,10 @@ impl Answer {
     pub(super) fn error(&self, what: &str) -> ProviderError {
         let (kind, reason) = match self.status.as_u16() {
             401 | 403 => (ErrorKind::Denied, "Denied"),
-            404 | 410 => (ErrorKind::NotFound, "NotFound"),
+            404 => (ErrorKind::NotFound, "NotFound"),
+            410 => (ErrorKind::NotFound, "Gone"),
             408 => (ErrorKind::Unavailable, "Timeout"),
+            425 => (ErrorKind::Unavailable, "TooEarly"),
             429 => (ErrorKind::Throttled, "RateLimited"),
             500.. => (ErrorKind::Unavailable, "ServerError"),
             300..=399 => (ErrorKind::Invalid, "Redirected"),

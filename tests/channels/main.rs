@@ -13,7 +13,10 @@ mod fake;
 mod chat;
 mod clauses;
 mod contract;
+mod pager_duty;
+mod shape;
 mod stage;
 mod story;
+mod webhook;
 
 use support::{fault, server};

@@ -9,7 +9,7 @@ use virtual_account_operator::integration::{Credential, ErrorKind, Identity, Pro
 use virtual_account_operator::notify::{Content, Letter, Message, Owner};
 
 /// Part of every credential: nothing that can be seen may hold it.
-pub(crate) const CANARY: &str = "canary-4f1d9c";
+pub(crate) const CANARY: &str = "canary4f1d9c";
 
 /// The instant of all these tests.
 pub(crate) fn now() -> Instant {
