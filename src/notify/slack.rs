@@ -115,49 +115,68 @@ pub(super) fn code(text: &str) -> Option<&str> {
     Some(text).filter(|_| is_code)
 }
 
-/// What a code means for the next attempt; `None`: what its status says.
+/// What codes mean for the next attempt.
+const MEANINGS: [(ErrorKind, &[&str]); 5] = [
+    (
+        ErrorKind::Denied,
+        &[
+            "invalid_auth",
+            "not_authed",
+            "account_inactive",
+            "token_revoked",
+            "token_expired",
+            "missing_scope",
+            "not_allowed_token_type",
+            "no_permission",
+            "org_login_required",
+            "access_denied",
+            "accesslimited",
+            "team_access_not_granted",
+            "ekm_access_denied",
+            "invalid_token",
+            "action_prohibited",
+        ],
+    ),
+    // Of one channel, in part: other credentials would not help, and a bot that is opened anew forgets what it has posted.
+    (
+        ErrorKind::NotFound,
+        &[
+            "channel_not_found",
+            "not_in_channel",
+            "is_archived",
+            "channel_is_archived",
+            "restricted_action",
+            "restricted_action_read_only_channel",
+            "posting_to_general_channel_denied",
+            "no_service",
+            "no_service_id",
+            "no_active_hooks",
+            "no_team",
+            "team_disabled",
+            "user_not_found",
+        ],
+    ),
+    (ErrorKind::Throttled, &["ratelimited", "rate_limited", "message_limit_exceeded"]),
+    (
+        ErrorKind::Unavailable,
+        &["internal_error", "fatal_error", "service_unavailable", "request_timeout", "rollup_error"],
+    ),
+    (
+        ErrorKind::Invalid,
+        &[
+            "invalid_payload",
+            "no_text",
+            "msg_too_long",
+            "msg_blocks_too_long",
+            "invalid_blocks",
+            "invalid_blocks_format",
+        ],
+    ),
+];
+
+/// What a code means; `None`: what its status says.
 pub(super) fn meaning(code: &str) -> Option<ErrorKind> {
-    Some(match code {
-        "invalid_auth"
-        | "not_authed"
-        | "account_inactive"
-        | "token_revoked"
-        | "token_expired"
-        | "missing_scope"
-        | "not_allowed_token_type"
-        | "no_permission"
-        | "org_login_required"
-        | "access_denied"
-        | "accesslimited"
-        | "team_access_not_granted"
-        | "ekm_access_denied"
-        | "invalid_token"
-        | "action_prohibited"
-        | "posting_to_general_channel_denied"
-        | "restricted_action"
-        | "restricted_action_read_only_channel" => ErrorKind::Denied,
-        "channel_not_found"
-        | "not_in_channel"
-        | "is_archived"
-        | "channel_is_archived"
-        | "no_service"
-        | "no_service_id"
-        | "no_active_hooks"
-        | "no_team"
-        | "team_disabled"
-        | "user_not_found" => ErrorKind::NotFound,
-        "ratelimited" | "rate_limited" | "message_limit_exceeded" => ErrorKind::Throttled,
-        "internal_error" | "fatal_error" | "service_unavailable" | "request_timeout" | "rollup_error" => {
-            ErrorKind::Unavailable
-        }
-        "invalid_payload"
-        | "no_text"
-        | "msg_too_long"
-        | "msg_blocks_too_long"
-        | "invalid_blocks"
-        | "invalid_blocks_format" => ErrorKind::Invalid,
-        _ => return None,
-    })
+    MEANINGS.iter().find(|(_, codes)| codes.contains(&code)).map(|(kind, _)| *kind)
 }
 
 #[cfg(test)]

@@ -87,7 +87,10 @@ impl Instance for Bot {
             &["invalid_auth", "account_inactive", "token_revoked", "missing_scope", "not_authed"],
             ErrorKind::Denied,
         ));
-        all.extend(codes(&["channel_not_found", "not_in_channel", "is_archived", "restricted_action"], ErrorKind::NotFound));
+        all.extend(codes(
+            &["channel_not_found", "not_in_channel", "is_archived", "restricted_action"],
+            ErrorKind::NotFound,
+        ));
         all.extend(codes(&["internal_error", "fatal_error", "service_unavailable"], ErrorKind::Unavailable));
         all.extend(codes(&["ratelimited", "rate_limited"], ErrorKind::Throttled));
         // What is no code is not passed on, and what is no JSON is not Slack's.

@@ -124,7 +124,10 @@ async fn the_samples_open() {
     let key = |channel: &NotificationChannel| channel.spec.slack_bot.clone().unwrap().token_ref;
     assert_eq!(opens(BOT, key, "xoxb-1").await, Medium::SlackBot);
     let key = |channel: &NotificationChannel| channel.spec.ms_teams_webhook.clone().unwrap().url_ref;
-    assert_eq!(opens(TEAMS, key, "https://x.api.powerplatform.com:443/workflows/1?sig=a").await, Medium::MsTeamsWebhook);
+    assert_eq!(
+        opens(TEAMS, key, "https://x.api.powerplatform.com:443/workflows/1?sig=a").await,
+        Medium::MsTeamsWebhook
+    );
 }
 
 #[test]
