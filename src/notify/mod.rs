@@ -13,21 +13,35 @@ use crate::integration::ProviderError;
 
 pub mod channels;
 mod controller;
+mod digest;
+mod email;
 mod letter;
 mod medium;
+mod ms_teams_webhook;
 pub mod open;
 mod outbox;
+mod pager_duty;
 mod post;
+mod slack;
+mod slack_bot;
+mod slack_webhook;
 mod slot;
 mod status;
 mod text;
+mod webhook;
 
 pub use channels::{Admission, Channels};
 pub use letter::{Content, Letter, Owner};
 pub use medium::Medium;
-pub use open::Open;
+pub use email::Email;
+pub use ms_teams_webhook::MsTeamsWebhook;
+pub use open::{Open, media};
 pub use outbox::{Courier, Outbox, Posted, Report};
+pub use pager_duty::PagerDuty;
+pub use slack_bot::SlackBot;
+pub use slack_webhook::SlackWebhook;
 pub use text::{Fact, Text};
+pub use webhook::Webhook;
 
 /// What a medium can do. It does what it is told: to whom, and when, was decided before.
 ///

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::Notifier;
+use super::{Email, MsTeamsWebhook, Notifier, PagerDuty, SlackBot, SlackWebhook, Webhook};
 use crate::api::NotificationChannelSpec;
 use crate::integration::{ErrorKind, Identity, Network, ProviderError};
 
@@ -26,9 +26,28 @@ pub fn media() -> Open {
 }
 
 async fn open(
-    _: NotificationChannelSpec,
-    _: Arc<dyn Identity>,
-    _: Network,
+    spec: NotificationChannelSpec,
+    identity: Arc<dyn Identity>,
+    network: Network,
 ) -> Result<Box<dyn Notifier>, ProviderError> {
-    Err(ProviderError::new(ErrorKind::Invalid, "InvalidSpec", "spec names no medium that this version knows"))
+    let network = Network { allow_http: spec.allow_insecure.unwrap_or_default(), ..network };
+    match &spec {
+        NotificationChannelSpec { email: Some(email), .. } => Ok(Box::new(Email::open(email, identity, network).await?)),
+        NotificationChannelSpec { slack_webhook: Some(slack), .. } => {
+            Ok(Box::new(SlackWebhook::open(slack, identity, network).await?))
+        }
+        NotificationChannelSpec { webhook: Some(webhook), .. } => {
+            Ok(Box::new(Webhook::open(webhook, identity, network).await?))
+        }
+        NotificationChannelSpec { slack_bot: Some(slack), .. } => {
+            Ok(Box::new(SlackBot::open(slack, identity, network).await?))
+        }
+        NotificationChannelSpec { ms_teams_webhook: Some(teams), .. } => {
+            Ok(Box::new(MsTeamsWebhook::open(teams, identity, network).await?))
+        }
+        NotificationChannelSpec { pager_duty: Some(pager_duty), .. } => {
+            Ok(Box::new(PagerDuty::open(pager_duty, identity, network).await?))
+        }
+        _ => Err(ProviderError::new(ErrorKind::Invalid, "InvalidSpec", "spec names no medium that this version knows")),
+    }
 }

@@ -168,7 +168,7 @@ impl Letter {
 }
 
 /// Why a token was issued, for people.
-pub fn reason(why: IssueReason) -> &'static str {
+pub(super) fn reason(why: IssueReason) -> &'static str {
     match why {
         IssueReason::First => "first token",
         IssueReason::Scheduled => "schedule",
@@ -183,12 +183,12 @@ pub fn reason(why: IssueReason) -> &'static str {
 }
 
 /// An instant with the time to it in words: `2027-01-01T00:00:00Z (in 6 days)`.
-pub fn when(at: Instant, now: Instant) -> String {
+pub(super) fn when(at: Instant, now: Instant) -> String {
     format!("{at} ({})", relative(at, now))
 }
 
 /// `in 6 days`, `2 hours ago`, `now`.
-pub fn relative(at: Instant, now: Instant) -> String {
+pub(super) fn relative(at: Instant, now: Instant) -> String {
     let span = at - now;
     match span.0 {
         0 => "now".into(),
@@ -223,7 +223,7 @@ fn fact(name: &'static str, value: &str) -> Fact {
 
 /// One line, without control characters and without what turns the direction of text: with these a name could look like
 /// another.
-pub fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     let direction =
         |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let visible = text
