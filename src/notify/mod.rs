@@ -11,11 +11,13 @@ use async_trait::async_trait;
 use crate::api::Instant;
 use crate::integration::ProviderError;
 
+mod email;
 mod letter;
 mod medium;
 mod post;
 mod text;
 
+pub use email::Email;
 pub use letter::{Content, Letter, Owner};
 pub use medium::Medium;
 pub use text::{Fact, Text};
