@@ -13,6 +13,7 @@ mod fake;
 mod chat;
 mod clauses;
 mod contract;
+mod email;
 mod pager_duty;
 mod shape;
 mod stage;
