@@ -329,3 +329,92 @@ fn prune(channel: &mut NotificationChannel) {
         annotations.retain(|key, _| key == TEST_ANNOTATION);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::Instant;
+
+    fn spec(spec: Value) -> NotificationChannelSpec {
+        serde_json::from_value(spec).unwrap()
+    }
+
+    fn email(more: Value) -> Value {
+        let mut email = json!({"email": {"host": "smtp.example.com", "from": "va@example.com"}});
+        email["email"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        email
+    }
+
+    #[test]
+    fn what_is_sent_in_the_clear_needs_consent() {
+        let key = json!({"name": "a", "key": "b"});
+        let webhook = |url: &str| json!({"webhook": {"url": url, "signingSecretRef": key}});
+        let bot = |endpoint: &str| json!({"slackBot": {"tokenRef": key, "endpoint": endpoint}});
+        let pager = |endpoint: &str| json!({"pagerDuty": {"integrationKeyRef": key, "endpoint": endpoint}});
+        for (open, words) in [
+            (email(json!({"security": "None"})), "spec.email.security None"),
+            (webhook("http://in.example.com"), "spec.webhook.url must begin with https://"),
+            (bot("http://slack.example.com"), "spec.slackBot.endpoint must begin with https://"),
+            (pager("http://pager.example.com"), "spec.pagerDuty.endpoint must begin with https://"),
+        ] {
+            let refusal = usable(&spec(open.clone())).unwrap_err();
+            assert_eq!(refusal.reason, "InvalidSpec");
+            assert!(refusal.message.contains(words), "{}", refusal.message);
+            assert!(refusal.message.ends_with("or set spec.allowInsecure: true"), "{}", refusal.message);
+            let mut allowed = open;
+            allowed["allowInsecure"] = true.into();
+            assert!(usable(&spec(allowed.clone())).is_ok());
+            allowed["allowInsecure"] = false.into();
+            assert!(usable(&spec(allowed)).is_err());
+        }
+        for closed in [
+            email(json!({})),
+            email(json!({"security": "TLS"})),
+            webhook("https://in.example.com"),
+            bot("https://slack-gov.com"),
+            pager("https://events.eu.pagerduty.com"),
+        ] {
+            assert!(usable(&spec(closed)).is_ok());
+        }
+        let refusal = usable(&spec(json!({}))).unwrap_err();
+        assert!(refusal.message.contains("no medium that this version of the operator knows"), "{}", refusal.message);
+    }
+
+    #[test]
+    fn mail_has_no_recipients_of_its_own_and_a_bot_may_have() {
+        let key = json!({"name": "a", "key": "b"});
+        for (given, expected) in [
+            (email(json!({"replyTo": "me@example.com"})), false),
+            (json!({"slackBot": {"tokenRef": key}}), false),
+            (json!({"slackBot": {"tokenRef": key, "channels": ["#a"]}}), true),
+            (json!({"slackWebhook": {"urlRef": key}}), true),
+            (json!({"pagerDuty": {"integrationKeyRef": key}}), true),
+        ] {
+            assert_eq!(has_recipients(&spec(given.clone())), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_wrong_with_the_message_is_not_the_channels_fault() {
+        let message = |recipients: Vec<String>| Message {
+            letters: vec![],
+            recipients,
+            cluster: String::new(),
+            now: Instant::from_unix(0),
+        };
+        for (kind, own, named) in [
+            (ErrorKind::Invalid, true, true),
+            (ErrorKind::NotFound, false, true),
+            (ErrorKind::Denied, false, false),
+            (ErrorKind::Unavailable, false, false),
+            (ErrorKind::Throttled, false, false),
+        ] {
+            let answer = Err(ProviderError::new(kind, "", ""));
+            assert_eq!(is_about_the_message(&answer, &message(vec![])), own, "{kind:?}");
+            assert_eq!(is_about_the_message(&answer, &message(vec!["#a".into()])), named, "{kind:?}");
+        }
+        assert!(!is_about_the_message(&Ok(()), &message(vec![])));
+    }
+}
