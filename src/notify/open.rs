@@ -22,13 +22,9 @@ pub type Open = Arc<
 
 /// The real media.
 pub fn media() -> Open {
-    Arc::new(|spec, identity, network| open(spec, identity, network).boxed())
-}
-
-async fn open(
-    _: NotificationChannelSpec,
-    _: Arc<dyn Identity>,
-    _: Network,
-) -> Result<Box<dyn Notifier>, ProviderError> {
-    Err(ProviderError::new(ErrorKind::Invalid, "InvalidSpec", "spec names no medium that this version knows"))
+    Arc::new(|_, _, _| {
+        let none =
+            ProviderError::new(ErrorKind::Invalid, "InvalidSpec", "spec names no medium that this version knows");
+        async { Err(none) }.boxed()
+    })
 }

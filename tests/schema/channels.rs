@@ -11,7 +11,7 @@ async fn channels(namespace: &str) -> Api<DynamicObject> {
     Api::namespaced_with(PLANE.client().await, namespace, &ApiResource::erase::<NotificationChannel>(&()))
 }
 
-fn channel(spec: Value) -> Value {
+fn channel(spec: &Value) -> Value {
     json!({
         "apiVersion": "virtualaccounts.dev/v1alpha1",
         "kind": "NotificationChannel",
@@ -53,7 +53,7 @@ async fn refused(table: Vec<(Value, &str)>) {
     let api = channels("default").await;
     for (spec, words) in table {
         let shown: String = spec.to_string().chars().take(160).collect();
-        match create(&api, &channel(spec), true).await {
+        match create(&api, &channel(&spec), true).await {
             Err(message) => assert!(message.contains(words), "{shown}: {message}"),
             Ok(_) => panic!("{shown} was accepted"),
         }
@@ -64,7 +64,7 @@ async fn refused(table: Vec<(Value, &str)>) {
 async fn accepted(table: Vec<Value>) {
     let api = channels("default").await;
     for spec in table {
-        let sent = channel(spec);
+        let sent = channel(&spec);
         match create(&api, &sent, true).await {
             Ok(answer) => assert_eq!(answer.data["spec"], sent["spec"], "the spec has no defaults"),
             Err(message) => panic!("{}: {message}", sent["spec"]),
@@ -183,15 +183,13 @@ async fn mail_servers_and_senders_are_plain() {
 async fn a_webhooks_headers_are_not_those_of_the_event() {
     const RESERVED: &str = "is set by the operator itself; remove it";
     const URL: &str = "spec.webhook.url in body should match";
-    let named =
-        |names: &[String]| names.iter().map(|name| json!({"name": name, "valueRef": key()})).collect::<Vec<_>>();
     let headers = |names: &[&str]| {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        medium("webhook", &json!({"headers": named(&names)}))
+        let list: Vec<Value> = names.iter().map(|name| json!({"name": name, "valueRef": key()})).collect();
+        medium("webhook", &json!({ "headers": list }))
     };
     let many = |count: usize| {
-        let names: Vec<String> = (0..count).map(|n| format!("x-{n}")).collect();
-        medium("webhook", &json!({"headers": named(&names)}))
+        let list: Vec<Value> = (0..count).map(|n| json!({"name": format!("x-{n}"), "valueRef": key()})).collect();
+        medium("webhook", &json!({ "headers": list }))
     };
     let url = |url: &str| medium("webhook", &json!({ "url": url }));
     accepted(vec![
@@ -285,14 +283,14 @@ async fn the_owner_says_which_namespaces_may_use_a_channel() {
     .await;
 }
 
-fn targets(targets: Vec<Value>) -> Value {
+fn targets(targets: &[Value]) -> Value {
     json!({ "notificationTargets": targets })
 }
 
 fn target(more: &Value) -> Value {
     let mut target = json!({"channelRef": {"name": "mail"}});
     merge(&mut target, more);
-    targets(vec![target])
+    targets(&[target])
 }
 
 fn to(addresses: impl IntoIterator<Item = impl Into<String>>) -> Value {
@@ -313,9 +311,9 @@ async fn an_account_names_whom_to_tell() {
         .collect();
     let kinds: Vec<String> = NoticeKind::ALL.iter().map(ToString::to_string).collect();
     super::accepted(vec![
-        targets(vec![]),
-        targets(full),
-        targets(vec![one("a"), one("b"), one("a")]),
+        targets(&[]),
+        targets(&full),
+        targets(&[one("a"), one("b"), one("a")]),
         to(["a@b", "o'brien+va@mail.example.com", "UPPER_case.x@EXAMPLE.com"]),
         target(&json!({"channels": ["#alerts", "C0123456789"]})),
         target(&json!({ "events": kinds })),
@@ -323,9 +321,9 @@ async fn an_account_names_whom_to_tell() {
     .await;
     let nine: Vec<Value> = (0..9).map(|n| json!({"channelRef": {"name": format!("c{n}")}})).collect();
     let mut table = vec![
-        (targets(nine), "spec.notificationTargets: Too many: 9: must have at most 8 items"),
-        (targets(vec![json!({})]), "spec.notificationTargets[0].channelRef: Required value"),
-        (targets(vec![json!({"channelRef": {}})]), "spec.notificationTargets[0].channelRef.name: Required value"),
+        (targets(&nine), "spec.notificationTargets: Too many: 9: must have at most 8 items"),
+        (targets(&[json!({})]), "spec.notificationTargets[0].channelRef: Required value"),
+        (targets(&[json!({"channelRef": {}})]), "spec.notificationTargets[0].channelRef.name: Required value"),
         (to(numbered(51)), "spec.notificationTargets[0].toEmails: Too many: 51: must have at most 50 items"),
         (to([""; 0]), "spec.notificationTargets[0].toEmails in body should have at least 1 items"),
         (to(["a@b", "a@b"]), "spec.notificationTargets[0].toEmails[1]: Duplicate value: \"a@b\""),
@@ -349,7 +347,7 @@ fn unknown_fields_of_channels_are_named() {
         (medium("slackWebhook", &json!({"url": "https://secret"})), "unknown field \"spec.slackWebhook.url\""),
         (medium("email", &json!({"password": "x"})), "unknown field \"spec.email.password\""),
     ] {
-        let output = PLANE.kubectl(&["create", "--dry-run=server", "-f", "-"], Some(&channel(spec).to_string()));
+        let output = PLANE.kubectl(&["create", "--dry-run=server", "-f", "-"], Some(&channel(&spec).to_string()));
         let message = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && message.contains(field), "{message}");
     }
@@ -359,7 +357,7 @@ fn unknown_fields_of_channels_are_named() {
 async fn lists_show_medium_readiness_and_the_last_test() {
     let namespace = PLANE.namespace("channels");
     let api = channels(&namespace).await;
-    let mut sent = channel(medium("slackBot", &json!({})));
+    let mut sent = channel(&medium("slackBot", &json!({})));
     sent["metadata"]["namespace"] = namespace.as_str().into();
     let answer = create(&api, &sent, false).await.unwrap();
     assert_eq!(answer.data["status"], json!({"observedGeneration": -1}), "nobody has seen it");
