@@ -20,6 +20,9 @@ use plane::Plane;
 #[path = "schema/stores.rs"]
 mod stores;
 
+#[path = "schema/channels.rs"]
+mod channels;
+
 /// A name that the rule refuses, on an account that is older than the rule.
 const ODD_NAME: &str = "x";
 const NAME_RULE: &str = "metadata.name must have 3 to 36 characters: lower-case letters, digits and '-', a letter \
@@ -371,7 +374,7 @@ fn unknown_fields_are_named() {
     for (spec, field) in [
         (json!({"permisions": []}), "unknown field \"spec.permisions\""),
         (secret("enable", json!(false)), "unknown field \"spec.tokenSecret.enable\""),
-        (json!({"notificationTargets": []}), "unknown field \"spec.notificationTargets\""),
+        (json!({"notificationTarget": []}), "unknown field \"spec.notificationTarget\""),
     ] {
         let output =
             PLANE.kubectl(&["create", "--dry-run=server", "-f", "-"], Some(&account("sample", spec).to_string()));
@@ -516,7 +519,8 @@ fn the_fields_explain_themselves() {
 /// The fenced YAML blocks of a document that declare accounts.
 fn declared(document: &str) -> Vec<String> {
     let blocks = document.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let ours = |block: &&str| block.contains("kind: VirtualAccount\n") || block.contains("kind: TokenStore\n");
+    let kinds = ["kind: VirtualAccount\n", "kind: TokenStore\n", "kind: NotificationChannel\n"];
+    let ours = |block: &&str| kinds.iter().any(|kind| block.contains(kind));
     blocks.filter(ours).map(str::to_owned).collect()
 }
 
@@ -532,7 +536,7 @@ fn shipped_yaml_is_accepted() {
     };
     let samples: Vec<PathBuf> =
         fs::read_dir(root().join("config/samples")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(samples.len(), 3);
+    assert_eq!(samples.len(), 9);
     for sample in samples {
         apply(&fs::read_to_string(sample).unwrap());
     }
@@ -565,6 +569,11 @@ fn the_shipped_role_allows_what_the_operator_does_and_no_more() {
         (true, "watch", "tokenstores.virtualaccounts.dev"),
         (true, "update", "tokenstores.virtualaccounts.dev"),
         (true, "update", "tokenstores.virtualaccounts.dev/status"),
+        (true, "list", "notificationchannels.virtualaccounts.dev"),
+        (true, "watch", "notificationchannels.virtualaccounts.dev"),
+        (true, "update", "notificationchannels.virtualaccounts.dev/status"),
+        (false, "update", "notificationchannels.virtualaccounts.dev"),
+        (false, "patch", "notificationchannels.virtualaccounts.dev/status"),
         (true, "watch", "namespaces"),
         (false, "update", "virtualaccounts.virtualaccounts.dev"),
         (false, "create", "tokenstores.virtualaccounts.dev"),

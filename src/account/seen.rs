@@ -162,8 +162,7 @@ struct Uses {
 impl Uses {
     /// Remembers what an account names now; the objects of which that is news.
     fn note(&mut self, id: &AccountId, now: BTreeSet<ObjectId>) -> BTreeSet<ObjectId> {
-        let before = if now.is_empty() { self.named.remove(id) } else { self.named.insert(id.clone(), now.clone()) };
-        let before = before.unwrap_or_default();
+        let before = self.named.remove(id).unwrap_or_default();
         for object in before.difference(&now) {
             if let Some(users) = self.users.get_mut(object) {
                 users.remove(id);
@@ -175,7 +174,11 @@ impl Uses {
         for object in now.difference(&before) {
             self.users.entry(object.clone()).or_default().insert(id.clone());
         }
-        before.symmetric_difference(&now).cloned().collect()
+        let news = before.symmetric_difference(&now).cloned().collect();
+        if !now.is_empty() {
+            self.named.insert(id.clone(), now);
+        }
+        news
     }
 
     fn users(&self, object: &ObjectId) -> Vec<AccountId> {

@@ -14,6 +14,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::virtual_account::ADDRESS;
 use super::{AllowedNamespaces, Instant, NoticeKind, SecretKeyRef};
 
 /// A way to tell people that accounts may name in spec.notificationTargets: exactly one medium.
@@ -39,6 +40,8 @@ use super::{AllowedNamespaces, Instant, NoticeKind, SecretKeyRef};
 #[x_kube(validation = Rule::new(ONE_MEDIUM).message("name exactly one of email, slackWebhook, webhook, slackBot, msTeamsWebhook and pagerDuty"))]
 #[x_kube(validation = Rule::new("!has(self.email) || !has(self.email.security) || self.email.security != 'None' || (has(self.allowInsecure) && self.allowInsecure)").message("email.security: None sends passwords and notices in the clear; use StartTLS or TLS, or set allowInsecure: true"))]
 #[x_kube(validation = Rule::new("!has(self.webhook) || self.webhook.url.startsWith('https://') || (has(self.allowInsecure) && self.allowInsecure)").message("webhook.url must begin with https://, or set allowInsecure: true"))]
+#[x_kube(validation = Rule::new("!has(self.slackBot) || !has(self.slackBot.endpoint) || self.slackBot.endpoint.startsWith('https://') || (has(self.allowInsecure) && self.allowInsecure)").message("slackBot.endpoint must begin with https://, or set allowInsecure: true"))]
+#[x_kube(validation = Rule::new("!has(self.pagerDuty) || !has(self.pagerDuty.endpoint) || self.pagerDuty.endpoint.startsWith('https://') || (has(self.allowInsecure) && self.allowInsecure)").message("pagerDuty.endpoint must begin with https://, or set allowInsecure: true"))]
 pub struct NotificationChannelSpec {
     /// Which namespaces' accounts may use the channel. Default: its own alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,7 +80,7 @@ const ONE_MEDIUM: &str = "[has(self.email), has(self.slackWebhook), has(self.web
     has(self.msTeamsWebhook), has(self.pagerDuty)].filter(there, there).size() == 1";
 
 /// Mail, by SMTP.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Email {
     /// The mail server's name, for example `smtp.example.com`.
@@ -100,11 +103,13 @@ pub struct Email {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<EmailAuth>,
     /// The sender: `tokens@example.com`, or with a name, `Virtual accounts <tokens@example.com>`.
-    #[schemars(length(min = 3, max = 320), regex(pattern = r"^([^<>\r\n]*<)?[^@<>\s]+@[^@<>\s]+>?$"))]
+    #[schemars(length(min = 3, max = 320))]
+    #[x_kube(validation = Rule::new(format!("self.matches('^([^<>[:cntrl:]]*<{ADDRESS}>|{ADDRESS})$')")).message("must be an e-mail address, tokens@example.com, or a name and an address, Virtual accounts <tokens@example.com>"))]
     pub from: String,
     /// Where answers go. Default: to the sender. Test messages go there, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 3, max = 320), regex(pattern = r"^([^<>\r\n]*<)?[^@<>\s]+@[^@<>\s]+>?$"))]
+    #[schemars(length(min = 3, max = 320))]
+    #[x_kube(validation = Rule::new(format!("self.matches('^([^<>[:cntrl:]]*<{ADDRESS}>|{ADDRESS})$')")).message("must be an e-mail address, tokens@example.com, or a name and an address, Virtual accounts <tokens@example.com>"))]
     pub reply_to: Option<String>,
     /// The certificates (PEM) to trust. Default: the operator's own list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -156,7 +161,10 @@ pub struct Webhook {
     /// More headers, at most 16, for example Authorization.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(
+        merge_strategy = ListMerge::Map(vec!["name".into()]),
+        validation = Rule::new("self.all(a, self.exists_one(b, a.name.lowerAscii() == b.name.lowerAscii()))").message("the same header is listed twice; remove one of them")
+    )]
     pub headers: Option<Vec<WebhookHeader>>,
     /// The certificates (PEM) to trust. Default: the operator's own list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -183,7 +191,7 @@ pub struct SlackBot {
     pub token_ref: SecretKeyRef,
     /// Where it posts if an account names no channels: ids or names, at most 20. The bot must be a member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 20), inner(length(min = 1, max = 80)))]
+    #[schemars(length(min = 1, max = 20), inner(length(min = 1, max = 80), regex(pattern = r"^#?[^\s#,]+$")))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub channels: Option<Vec<String>>,
     /// Another Slack than `https://slack.com`, for example `https://slack-gov.com`.

@@ -189,6 +189,9 @@ pub struct SecretStore {
     pub deletion_policy: Option<DeletionPolicy>,
 }
 
+/// An e-mail address in a rule: of ASCII, with a domain of labels, no label empty.
+pub(super) const ADDRESS: &str = r"[A-Za-z0-9.!#$%&\'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?([.][A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*";
+
 /// Who is told of what, by which channel.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -197,20 +200,15 @@ pub struct NotificationTarget {
     pub channel_ref: ObjectRef,
     /// The recipients, 1 to 50 addresses. Needed for an e-mail channel, and of no meaning for others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 50),
-        inner(
-            length(min = 3, max = 254),
-            regex(
-                pattern = r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?([.][A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$"
-            )
-        )
+    #[schemars(length(min = 1, max = 50), inner(length(min = 3, max = 254)))]
+    #[x_kube(
+        merge_strategy = ListMerge::Set,
+        validation = Rule::new(format!("self.all(a, a.matches('^{ADDRESS}$'))")).message("each must be a bare e-mail address, for example alice@example.com")
     )]
-    #[x_kube(merge_strategy = ListMerge::Set)]
     pub to_emails: Option<Vec<String>>,
     /// Where a Slack bot posts: ids or names of channels, at most 20. Default: the bot's own. Of no meaning for others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 20), inner(length(min = 1, max = 80)))]
+    #[schemars(length(min = 1, max = 20), inner(length(min = 1, max = 80), regex(pattern = r"^#?[^\s#,]+$")))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub channels: Option<Vec<String>>,
     /// The kinds of notice. Default: TokenRotated, TokenExpiring, TokenExpired, DeliveryFailing, DeliveryRecovered and

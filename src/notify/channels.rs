@@ -61,7 +61,7 @@ pub struct Tasks {
 /// All NotificationChannels.
 pub struct Channels {
     pub(super) parts: Parts,
-    pub(super) channels: Arc<Cache<NotificationChannel>>,
+    pub(super) seen: Arc<Cache<NotificationChannel>>,
     slots: Mutex<HashMap<ObjectId, Arc<Slot>>>,
     news: News,
     // Channels by namespace and name.
@@ -102,7 +102,7 @@ impl Channels {
         let channels = Watch::<NotificationChannel>::all(parts.client.clone()).prune(prune);
         let this = Self {
             parts,
-            channels: channels.cache(),
+            seen: channels.cache(),
             slots: Mutex::default(),
             news: News::default(),
             queue: Queue::new(),
@@ -115,12 +115,12 @@ impl Channels {
 
     /// Whether channels and namespaces have been seen; before, [`Channels::admit`] knows nothing.
     pub fn synced(&self) -> bool {
-        self.channels.synced() && self.parts.namespaces.synced()
+        self.seen.synced() && self.parts.namespaces.synced()
     }
 
     /// Why the operator is not ready, if so.
     pub fn trouble(&self) -> Option<String> {
-        self.channels.trouble("channels")
+        self.seen.trouble("channels")
     }
 
     /// Whether accounts of this namespace may use the channel. Never waits.
@@ -146,7 +146,7 @@ impl Channels {
         }
         match usable(&object.spec) {
             Ok(medium) => Admission::Open { medium, has_recipients: has_recipients(&object.spec) },
-            Err(refusal) => refused(of(channel, refusal)),
+            Err(refusal) => refused(of(channel, &refusal)),
         }
     }
 
@@ -158,7 +158,7 @@ impl Channels {
                 None => error(ErrorKind::NotFound, not_found(channel)),
             });
         };
-        let slot = self.slot(&object).map_err(|refusal| error(ErrorKind::Denied, of(channel, refusal)))?;
+        let slot = self.slot(&object).map_err(|refusal| error(ErrorKind::Denied, of(channel, &refusal)))?;
         self.send_by(channel, &slot, message).await
     }
 
@@ -181,7 +181,7 @@ impl Channels {
 
     // One that is being deleted is used no more.
     fn there(&self, channel: &ObjectId) -> Option<Arc<NotificationChannel>> {
-        self.channels.get(&key(channel)).filter(|channel| channel.metadata.deletion_timestamp.is_none())
+        self.seen.get(&key(channel)).filter(|channel| channel.metadata.deletion_timestamp.is_none())
     }
 
     // Why nothing can be said about a channel that is not there.
@@ -189,7 +189,7 @@ impl Channels {
         if !self.synced() {
             return Some("NotificationChannels are not listed yet".into());
         }
-        let unreadable = self.channels.unreadable().contains(&key(channel));
+        let unreadable = self.seen.unreadable().contains(&key(channel));
         let why = || format!("NotificationChannel {channel} cannot be read by this version of the operator; update it");
         unreadable.then(why)
     }
@@ -310,8 +310,8 @@ fn not_found(channel: &ObjectId) -> Refusal {
 }
 
 /// The same, for those who see the account and not the channel.
-fn of(channel: &ObjectId, refusal: Refusal) -> Refusal {
-    Refusal { message: format!("NotificationChannel {channel}: {}", refusal.message), ..refusal }
+fn of(channel: &ObjectId, refusal: &Refusal) -> Refusal {
+    Refusal::new(refusal.reason, format!("NotificationChannel {channel}: {}", refusal.message))
 }
 
 fn refused(Refusal { reason, message }: Refusal) -> Admission {
@@ -327,5 +327,94 @@ fn prune(channel: &mut NotificationChannel) {
     channel.metadata.labels = None;
     if let Some(annotations) = &mut channel.metadata.annotations {
         annotations.retain(|key, _| key == TEST_ANNOTATION);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::Instant;
+
+    fn spec(spec: Value) -> NotificationChannelSpec {
+        serde_json::from_value(spec).unwrap()
+    }
+
+    fn email(more: &Value) -> Value {
+        let mut email = json!({"email": {"host": "smtp.example.com", "from": "va@example.com"}});
+        email["email"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        email
+    }
+
+    #[test]
+    fn what_is_sent_in_the_clear_needs_consent() {
+        let key = json!({"name": "a", "key": "b"});
+        let webhook = |url: &str| json!({"webhook": {"url": url, "signingSecretRef": key}});
+        let bot = |endpoint: &str| json!({"slackBot": {"tokenRef": key, "endpoint": endpoint}});
+        let pager = |endpoint: &str| json!({"pagerDuty": {"integrationKeyRef": key, "endpoint": endpoint}});
+        for (open, words) in [
+            (email(&json!({"security": "None"})), "spec.email.security None"),
+            (webhook("http://in.example.com"), "spec.webhook.url must begin with https://"),
+            (bot("http://slack.example.com"), "spec.slackBot.endpoint must begin with https://"),
+            (pager("http://pager.example.com"), "spec.pagerDuty.endpoint must begin with https://"),
+        ] {
+            let refusal = usable(&spec(open.clone())).unwrap_err();
+            assert_eq!(refusal.reason, "InvalidSpec");
+            assert!(refusal.message.contains(words), "{}", refusal.message);
+            assert!(refusal.message.ends_with("or set spec.allowInsecure: true"), "{}", refusal.message);
+            let mut allowed = open;
+            allowed["allowInsecure"] = true.into();
+            assert!(usable(&spec(allowed.clone())).is_ok());
+            allowed["allowInsecure"] = false.into();
+            assert!(usable(&spec(allowed)).is_err());
+        }
+        for closed in [
+            email(&json!({})),
+            email(&json!({"security": "TLS"})),
+            webhook("https://in.example.com"),
+            bot("https://slack-gov.com"),
+            pager("https://events.eu.pagerduty.com"),
+        ] {
+            assert!(usable(&spec(closed)).is_ok());
+        }
+        let refusal = usable(&spec(json!({}))).unwrap_err();
+        assert!(refusal.message.contains("no medium that this version of the operator knows"), "{}", refusal.message);
+    }
+
+    #[test]
+    fn mail_has_no_recipients_of_its_own_and_a_bot_may_have() {
+        let key = json!({"name": "a", "key": "b"});
+        for (given, expected) in [
+            (email(&json!({"replyTo": "me@example.com"})), false),
+            (json!({"slackBot": {"tokenRef": key}}), false),
+            (json!({"slackBot": {"tokenRef": key, "channels": ["#a"]}}), true),
+            (json!({"slackWebhook": {"urlRef": key}}), true),
+            (json!({"pagerDuty": {"integrationKeyRef": key}}), true),
+        ] {
+            assert_eq!(has_recipients(&spec(given.clone())), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_wrong_with_the_message_is_not_the_channels_fault() {
+        let message = |recipients: Vec<String>| Message {
+            letters: vec![],
+            recipients,
+            cluster: String::new(),
+            now: Instant::from_unix(0),
+        };
+        for (kind, own, named) in [
+            (ErrorKind::Invalid, true, true),
+            (ErrorKind::NotFound, false, true),
+            (ErrorKind::Denied, false, false),
+            (ErrorKind::Unavailable, false, false),
+            (ErrorKind::Throttled, false, false),
+        ] {
+            let answer = Err(ProviderError::new(kind, "", ""));
+            assert_eq!(is_about_the_message(&answer, &message(vec![])), own, "{kind:?}");
+            assert_eq!(is_about_the_message(&answer, &message(vec!["#a".into()])), named, "{kind:?}");
+        }
+        assert!(!is_about_the_message(&Ok(()), &message(vec![])));
     }
 }

@@ -55,7 +55,7 @@ impl Channels {
 
     /// One look at a channel; when to look again.
     async fn look(&self, id: &AccountId, stop: &CancellationToken) -> Result<Option<Instant>, kube::Error> {
-        let there = self.channels.get(id).filter(|channel| channel.metadata.deletion_timestamp.is_none());
+        let there = self.seen.get(id).filter(|channel| channel.metadata.deletion_timestamp.is_none());
         let Some(channel) = there else { return Ok(None) };
         let id = identity(&channel.metadata);
         if self.written.lags(&id, version_of(&channel.metadata)) {

@@ -200,3 +200,134 @@ impl Health {
         self.checked.due.into_iter().chain(until).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use futures::FutureExt;
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::{SecretKeyRef, ServiceAccountRef};
+    use crate::integration::{Credential, TIMING};
+
+    struct Nobody;
+
+    #[async_trait::async_trait]
+    impl Identity for Nobody {
+        async fn secret(&self, _: &SecretKeyRef) -> Result<Credential, ProviderError> {
+            Err(error(ErrorKind::Denied))
+        }
+
+        async fn service_account_token(&self, _: &ServiceAccountRef, _: &str) -> Result<Credential, ProviderError> {
+            Err(error(ErrorKind::Denied))
+        }
+    }
+
+    fn error(kind: ErrorKind) -> ProviderError {
+        ProviderError::new(kind, "Reason", "words")
+    }
+
+    fn at(seconds: i64) -> Instant {
+        Instant::from_unix(1_800_000_000 + seconds)
+    }
+
+    /// A channel that cannot be opened, and how often that was tried.
+    fn unopenable(timing: Timing) -> (Slot, Arc<AtomicUsize>) {
+        let tried = Arc::<AtomicUsize>::default();
+        let counter = Arc::clone(&tried);
+        let open: Open = Arc::new(move |_, _, _| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            async { Err(error(ErrorKind::Invalid)) }.boxed()
+        });
+        let slot = Slot::new(Blueprint {
+            uid: "uid".into(),
+            spec: serde_json::from_value(json!({})).unwrap(),
+            medium: Medium::Webhook,
+            open,
+            identity: Arc::new(Nobody),
+            network: Network { allow_local: false, allow_http: false, timeout: Duration::from_mins(1) },
+            timing,
+            metrics: Arc::new(Metrics::new(at(0))),
+        });
+        (slot, tried)
+    }
+
+    #[tokio::test]
+    async fn a_channel_that_cannot_be_opened_is_not_opened_for_each_message() {
+        let message = Message { letters: vec![], recipients: vec![], cluster: String::new(), now: at(0) };
+        for (reopen, expected) in [(TIMING.reopen, 2), (Seconds::ZERO, 11)] {
+            let (slot, tried) = unopenable(Timing { reopen, ..TIMING });
+            for _ in 0..10 {
+                let error = slot.send(&message).await.unwrap_err();
+                assert_eq!(error.kind, ErrorKind::Denied, "not final: the message is not to blame");
+            }
+            slot.check().await.unwrap_err();
+            assert_eq!(tried.load(Ordering::SeqCst), expected, "once, and for the check");
+        }
+    }
+
+    /// What the health says at each second: `-` unknown, `t`rue or `f`alse.
+    fn seen(health: &Health, seconds: impl Iterator<Item = i64>) -> String {
+        let letter = |finding| match finding {
+            None => '-',
+            Some(Ok(())) => 't',
+            Some(Err(_)) => 'f',
+        };
+        seconds.map(|second| letter(health.finding(at(second)))).collect()
+    }
+
+    #[test]
+    fn a_message_that_was_not_taken_outweighs_good_checks_for_a_growing_while() {
+        let mut health = Health::default();
+        assert_eq!((seen(&health, 0..1), health.is_due(&TIMING, at(0)), health.due(at(0))), ("-".into(), true, None));
+        health.checked(Ok(()), &TIMING, "seed", at(0));
+        assert_eq!((seen(&health, 0..1), health.is_due(&TIMING, at(0))), ("t".into(), false));
+        let mut holds = Vec::new();
+        let mut now = 10;
+        for _ in 0..14 {
+            assert!(health.sent(&Err(error(ErrorKind::Unavailable)), &TIMING, "seed", at(now)));
+            assert!(!health.sent(&Err(error(ErrorKind::Unavailable)), &TIMING, "seed", at(now)), "no news");
+            assert!(health.is_due(&TIMING, at(now + 1)), "it is checked soon");
+            health.checked(Ok(()), &TIMING, "seed", at(now + 1));
+            let held = (0..4_000).take_while(|more| health.finding(at(now + more)).unwrap().is_err()).count();
+            holds.push(held);
+            let until = now + i64::try_from(held).unwrap();
+            assert_eq!(health.due(at(now)), Some(at(until)), "then it is looked at again");
+            now = until;
+        }
+        assert_eq!(holds[0], 2);
+        assert!(holds.windows(2).take(9).all(|pair| pair[0] < pair[1]), "{holds:?}");
+        assert!(holds.iter().all(|held| *held <= 3_600), "{holds:?}");
+        health.sent(&Err(error(ErrorKind::Denied)), &TIMING, "seed", at(now));
+        assert!(health.sent(&Ok(()), &TIMING, "seed", at(now)), "one that is taken ends it at once");
+        assert_eq!(seen(&health, now..=now), "t");
+        assert!(!health.sent(&Ok(()), &TIMING, "seed", at(now)));
+        health.sent(&Err(error(ErrorKind::Denied)), &TIMING, "seed", at(now));
+        assert_eq!(health.finding(at(now + 2)), Some(Ok(())), "and it begins anew");
+    }
+
+    #[test]
+    fn a_check_that_fails_keeps_its_own_pace_whatever_messages_meet() {
+        let mut health = Health::default();
+        for _ in 0..20 {
+            health.checked(Err(error(ErrorKind::Unavailable)), &TIMING, "seed", at(0));
+        }
+        let due = health.due(at(0)).unwrap();
+        assert!((at(225)..=at(300)).contains(&due), "{due}");
+        health.sent(&Err(error(ErrorKind::Unavailable)), &TIMING, "seed", at(10));
+        assert!(!health.is_due(&TIMING, at(11)));
+        assert_eq!(health.finding(at(11)), Some(Err(error(ErrorKind::Unavailable))));
+    }
+
+    #[test]
+    fn a_clock_that_went_back_holds_up_no_check() {
+        let mut health = Health::default();
+        health.checked(Ok(()), &TIMING, "seed", at(1_000_000));
+        health.sent(&Err(error(ErrorKind::Denied)), &TIMING, "seed", at(1_000_000));
+        assert!(health.is_due(&TIMING, at(0)));
+        assert_eq!(seen(&health, 0..1), "t");
+    }
+}

@@ -58,8 +58,9 @@ pub(super) fn asked(channel: &NotificationChannel) -> Option<String> {
 /// The test message. Its id is the same in every repeat for one value.
 pub(super) fn letter(channel: &NotificationChannel, value: &str, now: Instant) -> Letter {
     let seed = format!("{}{value}", channel.uid().unwrap_or_default());
-    let id: String =
-        digest(&SHA256, seed.as_bytes()).as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let start =
+        digest(&SHA256, seed.as_bytes()).as_ref().iter().take(16).fold(0, |sum, byte| sum << 8 | u128::from(*byte));
+    let id = format!("{start:032x}");
     Letter {
         incident: id.clone(),
         id,

@@ -248,10 +248,10 @@ impl Bench {
     /// Waits until the test message with this value is recorded; its result and message.
     async fn wait_test(&self, value: &str) -> String {
         self.wait(&format!("a test {value}"), || {
-            let test = &self.status()["lastTest"];
-            let text =
-                format!("{} {}", test["result"].as_str().unwrap_or("-"), test["message"].as_str().unwrap_or("-"));
-            if test["requestedAt"] == value && test["at"].is_string() { Ok(text) } else { Err(test.to_string()) }
+            let last = &self.status()["lastTest"];
+            let part = |name: &str| last[name].as_str().unwrap_or("-").to_owned();
+            let there = last["requestedAt"] == value && last["at"].is_string();
+            if there { Ok(format!("{} {}", part("result"), part("message"))) } else { Err(last.to_string()) }
         })
         .await
     }
