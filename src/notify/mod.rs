@@ -13,11 +13,13 @@ use crate::integration::ProviderError;
 
 mod letter;
 mod medium;
+mod outbox;
 mod post;
 mod text;
 
 pub use letter::{Content, Letter, Owner};
 pub use medium::Medium;
+pub use outbox::{Courier, Outbox, Posted, Report};
 pub use text::{Fact, Text};
 
 /// What a medium can do. It does what it is told: to whom, and when, was decided before.

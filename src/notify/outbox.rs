@@ -1,0 +1,190 @@
+//! What is waiting to be sent, in memory. It is told again and again, per account, the whole set of letters that are still
+//! to be sent; it sends each once and reports by notice id. A set without a letter is the acknowledgement of its report.
+//!
+//! Knows neither the accounts' rules nor the media. Nothing here is durable: after a restart everything is handed in again.
+//!
+//! ```text
+//!  post --> desk: accounts' letters --> lanes (channel and recipients) --> run --> Courier
+//!  reports <-------- verdicts <------------------------------------------------------+
+//! ```
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use tokio::sync::Notify;
+use tokio::time::Instant as Monotonic;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::{Letter, Medium, Message};
+use crate::api::{AccountId, Instant, ObjectId};
+use crate::clock;
+use crate::integration::{ErrorKind, ProviderError};
+use crate::lock::lock;
+
+mod desk;
+mod lane;
+#[cfg(test)]
+mod tests;
+mod turns;
+
+use desk::{Batch, Desk};
+
+/// One letter on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Posted {
+    /// The channel that it goes over.
+    pub channel: ObjectId,
+    /// The channel's medium.
+    pub medium: Medium,
+    /// The addresses or chat channels that the account named; empty: the medium's own.
+    pub recipients: Vec<String>,
+    /// What it says.
+    pub letter: Letter,
+}
+
+/// What became of a notice, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// The channel took it.
+    Sent {
+        /// When.
+        at: Instant,
+    },
+    /// Tried, will be tried again.
+    Failing {
+        /// Why the last attempt failed.
+        error: ProviderError,
+    },
+    /// Refused for good.
+    Refused {
+        /// Why.
+        error: ProviderError,
+    },
+}
+
+/// Who hands messages to the channels. Each call ends within a time of its own.
+#[async_trait]
+pub trait Courier: Send + Sync + 'static {
+    /// Sends one message over a channel. `Invalid` is final for its letters; after all other errors it is tried again.
+    async fn deliver(&self, channel: &ObjectId, message: &Message) -> Result<(), ProviderError>;
+}
+
+/// Called when an account has a new report; must not block.
+type Tell = Arc<dyn Fn(AccountId) + Send + Sync>;
+
+/// The letters that wait, and what became of those that were sent.
+///
+/// A *lane* is one channel with the same recipients. On it one message goes after the other. Where a medium folds
+/// ([`Medium::folds`]) a message tells all that waits, up to 100 letters, and then the lane waits half a minute. A lane
+/// that fails waits longer each time, up to an hour, or as long as the provider asks, up to six.
+pub struct Outbox {
+    courier: Arc<dyn Courier>,
+    cluster: String,
+    tell: Tell,
+    desk: Mutex<Desk>,
+    // Something may have become ready to be sent.
+    news: Notify,
+}
+
+impl Outbox {
+    /// An empty outbox. `cluster`: `--cluster-name`. `tell` is called when an account has a new report; it must not block.
+    pub fn new(courier: Arc<dyn Courier>, cluster: String, tell: Tell) -> Arc<Self> {
+        Arc::new(Self { courier, cluster, tell, desk: Mutex::default(), news: Notify::new() })
+    }
+
+    /// The whole set of letters still to be sent for an account: new ones are queued, queued ones that are missing from it
+    /// are dropped, reports of missing ones are forgotten. Of letters with the same id the last one counts. Never waits;
+    /// costs nothing for an account without letters.
+    pub fn post(&self, account: &AccountId, letters: Vec<Posted>) {
+        let may_start = !letters.is_empty();
+        self.desk().post(account, letters);
+        if may_start {
+            self.news.notify_one();
+        }
+    }
+
+    /// The reports for these letters, by notice id; `tell` is called when there is a new one. Of a letter that goes on
+    /// failing only the first failure, and those for another reason, are told.
+    pub fn reports(&self, account: &AccountId) -> BTreeMap<String, Report> {
+        self.desk().reports(account)
+    }
+
+    /// The channel's spec or credentials changed: its lanes that failed are tried at once. The half minute after a message
+    /// is kept, and lanes count their failures until one message gets through.
+    pub fn changed(&self, channel: &ObjectId) {
+        self.desk().changed(channel);
+        self.news.notify_one();
+    }
+
+    /// Sends until stopped; what is in hand then is finished and its report kept.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let sending = TaskTracker::new();
+        while !stop.is_cancelled() {
+            let (batches, due) = self.take();
+            for batch in batches {
+                sending.spawn(Arc::clone(&self).send(batch, stop.clone()));
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.news.notified() => {}
+                () = until(due) => {}
+            }
+        }
+        sending.close();
+        sending.wait().await;
+    }
+
+    /// All messages that may start now, and when to look again if nothing happens.
+    fn take(&self) -> (Vec<Batch>, Option<Monotonic>) {
+        let mut desk = self.desk();
+        let now = Monotonic::now();
+        (std::iter::from_fn(|| desk.start(now)).collect(), desk.due())
+    }
+
+    async fn send(self: Arc<Self>, mut batch: Batch, stop: CancellationToken) {
+        if stop.is_cancelled() {
+            self.desk().put_back(batch);
+            return;
+        }
+        let message = Message {
+            letters: std::mem::take(&mut batch.letters),
+            recipients: batch.address.recipients.clone(),
+            cluster: self.cluster.clone(),
+            now: clock::now(),
+        };
+        let result = self.deliver(&batch.address.channel, &message).await;
+        let told = self.desk().finish(batch, result, Monotonic::now(), clock::now());
+        self.news.notify_one();
+        for account in told {
+            (self.tell)(account);
+        }
+    }
+
+    async fn deliver(&self, channel: &ObjectId, message: &Message) -> Result<(), ProviderError> {
+        let attempt = async { self.courier.deliver(channel, message).await };
+        let result = AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or_else(|_| {
+            warn!(%channel, "sending a notice panicked; this is a defect");
+            Err(ProviderError::new(ErrorKind::Unavailable, "Panicked", "sending panicked; this is a defect"))
+        });
+        if let Err(error) = &result {
+            debug!(%channel, letters = message.letters.len(), error = %error.line(), "a notice was not sent");
+        }
+        result
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        lock(&self.desk)
+    }
+}
+
+async fn until(due: Option<Monotonic>) {
+    match due {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
