@@ -488,7 +488,8 @@ async fn a_good_check_is_not_believed_at_once_after_a_message_was_not_taken() {
         bench.send("one").await.unwrap_err();
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(bench.writes().len() <= 6, "{:?}", bench.writes());
+    let writes = bench.writes();
+    assert!((2..=6).contains(&writes.len()), "it turns, but not with every attempt: {writes:?}");
     *bench.script.sends.lock().unwrap() = None;
     bench.send("one").await.unwrap();
     bench.wait_ready("True").await;
