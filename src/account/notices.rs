@@ -316,3 +316,6 @@ fn trouble(change: &Change<'_>, told: &Told) -> Option<TargetError> {
     };
     Some(TargetError { reason: error.reason.clone(), message })
 }
+
+#[cfg(test)]
+mod tests;
