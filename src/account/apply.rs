@@ -19,7 +19,7 @@ use super::letters::letters;
 use super::observe::{Observed, SecretView, version_number};
 use super::plan::{Act, Plan, SecretStep, deliverable, plan};
 use super::secret::{Image, SecretMeta, SecretSeen, released, render};
-use super::status::{Clock, Outcome, Outcomes, finished, ledger_after, recorded, wake_at};
+use super::status::{Clock, Outcome, Outcomes, finished, ledger_after, recorded, told, wake_at};
 use super::stores::{RemovalAction, RemovalOutcome, StoreAction, StoreOutcome, StoreStep};
 use crate::api::{
     AccountId, DeletionPolicy, Entry, Instant, IssueReason, ObjectId, Phase, STORES_FINALIZER, Seconds,
@@ -315,7 +315,9 @@ impl<C: Cluster> Pass<'_, C> {
             account = self.set_finalizer(&account, true).await?;
         }
         if act.record || act.record_stores.is_some() {
-            let status = recorded(desired, observed, act, cluster.now());
+            let clock = Clock { now: cluster.now(), trusted: observed.clock_trusted };
+            let status = recorded(desired, observed, act, clock.now);
+            let status = told(desired, observed, observed.status.as_ref(), status, clock);
             account = self.write(&account, status).await?;
         }
         let (secret, trouble) = match self.write_secret().await {
@@ -339,6 +341,8 @@ impl<C: Cluster> Pass<'_, C> {
         }
         let clock = clock();
         let status = finished(desired, observed, act, &outcomes, clock);
+        let stored = account.status.as_ref().filter(|stored| stored.account.as_ref() == status.account.as_ref());
+        let status = told(desired, observed, stored, status, clock);
         let wake_at = wake_at(desired, &status, act.block.as_ref(), clock.now);
         let wake_at = if self.skipped_stores(&outcomes) { Some(clock.now + Seconds(1)) } else { wake_at };
         let free =

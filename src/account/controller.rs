@@ -406,6 +406,10 @@ impl Cluster for Controller {
 
     fn post(&self, id: &AccountId, letters: Vec<Posted>) {
         self.outbox.post(id, letters);
+        // It may have gone since the pass began, and nobody would come back to it.
+        if self.seen.accounts.get(id).is_none() {
+            self.outbox.post(id, Vec::new());
+        }
     }
 
     fn left_behind(&self, account: &VirtualAccount, at: &StorePath, why: &str) {

@@ -4,7 +4,9 @@
 use super::desired::Desired;
 use super::ledger::is_at;
 use super::observe::Observed;
-use crate::api::{Entry, Instant, IssueReason, NoticeKind, Phase, Seconds, VirtualAccountStatus};
+use crate::api::{
+    Entry, Instant, IssueReason, NoticeKind, Phase, Seconds, SecretStoreStatus, TargetError, VirtualAccountStatus,
+};
 use crate::fingerprint::fingerprint;
 use crate::token::Standing;
 
@@ -61,8 +63,10 @@ pub struct Change<'a> {
     pub before: Option<&'a VirtualAccountStatus>,
     /// As it is to be stored.
     pub after: &'a VirtualAccountStatus,
-    /// When the pass was planned.
+    /// When.
     pub now: Instant,
+    /// Whether the clock can be trusted.
+    pub trusted: bool,
 }
 
 impl<'a> Change<'a> {
@@ -79,7 +83,7 @@ impl<'a> Change<'a> {
         let mut all: Vec<Happening> =
             entries.flat_map(|entry| [self.revoked(entry), self.rotated(entry)]).flatten().collect();
         all.extend(self.retired());
-        if self.observed.clock_trusted {
+        if self.trusted {
             all.extend(self.after.jwts.iter().filter_map(|entry| self.grace_ending(entry)));
             all.extend(self.expiring());
             all.extend(self.after.jwts.iter().filter_map(|entry| self.expired(entry)));
@@ -116,8 +120,9 @@ impl<'a> Change<'a> {
         } else {
             "by the annotation rotate with grace=0s"
         };
+        let lives = |newer: &&Entry| newer.issued_at > entry.issued_at && newer.phase != Phase::Revoked;
         Some(Happening {
-            other: self.after.jwt_id.clone(),
+            other: self.after.jwts.iter().find(lives).map(|newer| newer.id.clone()),
             ends_at: Some(entry.expires_at),
             cause: Some(by.to_owned()),
             ..Happening::new(NoticeKind::TokenRevoked, entry)
@@ -190,7 +195,7 @@ pub struct Failure {
 
 /// The targets of the spec that fail.
 pub fn failures(desired: &Desired, status: &VirtualAccountStatus) -> Vec<Failure> {
-    let failure = |target, since: &Option<Instant>, error: &Option<crate::api::TargetError>| {
+    let failure = |target, since: &Option<Instant>, error: &Option<TargetError>| {
         let error = error.as_ref()?;
         Some(Failure { target, since: (*since)?, error: format!("{}: {}", error.reason, error.message) })
     };
@@ -204,10 +209,33 @@ pub fn failures(desired: &Desired, status: &VirtualAccountStatus) -> Vec<Failure
     secret.chain(wanted).collect()
 }
 
-/// Whether the spec still has this target.
-pub fn is_target(desired: &Desired, target: &str) -> bool {
-    (desired.secret.enabled && target == format!("Secret {}", desired.secret.name))
-        || desired.stores.iter().any(|store| store.at.to_string() == target)
+/// What a target of the spec holds and whether it fails, as recorded; `None`: the spec no longer has it.
+pub fn target_state(desired: &Desired, status: &VirtualAccountStatus, target: &str) -> Option<TargetState> {
+    let state = |jti: &Option<String>, error: &Option<TargetError>| {
+        if error.is_some() {
+            return TargetState::Fails;
+        }
+        let newest = status.jwts.first().map(|newest| &newest.id);
+        if newest.is_some() && jti.as_ref() == newest { TargetState::Works } else { TargetState::Waits }
+    };
+    if desired.secret.enabled && target == format!("Secret {}", desired.secret.name) {
+        let secret = status.token_secret.as_ref().filter(|secret| secret.name == desired.secret.name);
+        return Some(secret.map_or(TargetState::Waits, |secret| state(&secret.jwt_id, &secret.error)));
+    }
+    let store = desired.stores.iter().find(|store| store.at.to_string() == target)?;
+    let record = status.secret_stores.iter().find(|record| is_at(record, &store.at));
+    Some(record.map_or(TargetState::Waits, |record| state(&record.jwt_id, &record.error)))
+}
+
+/// How a target is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TargetState {
+    /// It holds the newest token.
+    Works,
+    /// The last attempt failed.
+    Fails,
+    /// Nothing is tried now: there is nothing to deliver.
+    Waits,
 }
 
 /// Notes since when each target has been failing; `before` is what is stored.
@@ -218,9 +246,8 @@ pub fn stamp_failures(before: Option<&VirtualAccountStatus>, status: &mut Virtua
         secret.failing_since = secret.error.as_ref().map(|_| since.unwrap_or(now));
     }
     for record in &mut status.secret_stores {
-        let same = |old: &&crate::api::SecretStoreStatus| {
-            old.store_ref == record.store_ref && old.secret_path == record.secret_path
-        };
+        let same =
+            |old: &&SecretStoreStatus| old.store_ref == record.store_ref && old.secret_path == record.secret_path;
         let old = before.and_then(|before| before.secret_stores.iter().find(same));
         let since = old.and_then(|old| old.failing_since);
         record.failing_since = record.error.as_ref().map(|_| since.unwrap_or(now));

@@ -43,7 +43,7 @@ fn letter(account: &VirtualAccount, desired: &Desired, status: &VirtualAccountSt
     let owner = owner.map(|OwnedBy { team, account }| Owner { team: team.clone(), account: account.clone() });
     Letter {
         id: notice.id.clone(),
-        incident: incident(notice),
+        incident: incident(desired, notice),
         account: desired.account.clone(),
         owner,
         description: account.spec.description.clone(),
@@ -54,11 +54,10 @@ fn letter(account: &VirtualAccount, desired: &Desired, status: &VirtualAccountSt
 }
 
 // The failure and the recovery of a target are one incident.
-fn incident(notice: &Notification) -> String {
+fn incident(desired: &Desired, notice: &Notification) -> String {
     let Some(since) = notice.since else { return notice.id.clone() };
     let about = notice.about.as_deref().unwrap_or_default();
-    let (channel, recipients) = (notice.channel_ref.to_string(), notice.recipients.as_deref().unwrap_or_default());
-    fingerprint(&["delivery", about, &since.to_string(), &channel, recipients], 32)
+    fingerprint(&[&desired.uid, "delivery", about, &since.to_string(), &notice.channel_ref.to_string()], 32)
 }
 
 fn content(desired: &Desired, status: &VirtualAccountStatus, notice: &Notification) -> Content {

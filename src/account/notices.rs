@@ -5,7 +5,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::desired::{Desired, Told};
-use super::happenings::{Change, Happening, doomed, failures, instants, is_held, is_target};
+use super::happenings::{Change, Happening, TargetState, doomed, instants, is_held, target_state};
 use crate::api::{
     Instant, NoticeKind, Notification, NotificationState as State, Phase, Seconds, TargetError, VirtualAccountStatus,
 };
@@ -19,7 +19,7 @@ pub const GIVE_UP: Seconds = Seconds::days(1);
 /// Of those that were sent so many are kept, beside those that must not be sent again.
 const REMEMBERED: usize = 8;
 /// The schema's limit.
-const MOST: usize = 64;
+const MOST: usize = 128;
 /// The reason for a channel that gave no answer of its own.
 const NOT_SENT: &str = "NotSent";
 
@@ -28,21 +28,37 @@ pub fn notices_after(change: &Change<'_>) -> Vec<Notification> {
     if change.desired.told.is_empty() {
         return Vec::new();
     }
-    let stored = change.before.map(|before| before.notifications.clone()).unwrap_or_default();
-    let mut all = Vec::with_capacity(stored.len());
+    let stored = change.before.map(|before| before.notifications.as_slice()).unwrap_or_default();
     let happenings = change.happenings();
+    let mut all = Vec::with_capacity(stored.len());
     for told in &change.desired.told {
-        let stored = stored.iter().filter(|notice| is_for(notice, told));
-        let mut own: Vec<Notification> = stored.filter_map(|notice| carried(change, told, notice)).collect();
-        let of_interest = happenings.iter().filter(|happening| told.kinds.contains(&happening.kind));
-        for happening in of_interest {
+        let mut own: Vec<Notification> = Vec::new();
+        for notice in stored.iter().filter(|notice| heir(change.desired, notice) == Some(told)) {
+            let next = carried(change, told, Notification { recipients: told.recipients.clone(), ..notice.clone() });
+            own.extend(next.filter(|next| own.iter().all(|other| other.id != next.id && !is_same(other, next))));
+        }
+        for happening in happenings.iter().filter(|happening| told.kinds.contains(&happening.kind)) {
             if !own.iter().any(|notice| covers(notice, happening)) {
                 own.push(notice(change, told, happening));
             }
         }
         all.extend(own);
     }
-    bounded(change, all)
+    bounded(change, stored, all)
+}
+
+/// Who is told of a stored notice now: the target that it was made for, or the one that this target has become.
+fn heir<'a>(desired: &'a Desired, notice: &Notification) -> Option<&'a Told> {
+    let mut same = desired.told.iter().filter(|told| told.channel == notice.channel_ref);
+    same.clone().find(|told| is_for(notice, told)).or_else(|| {
+        let only = same.next();
+        only.filter(|_| same.next().is_none())
+    })
+}
+
+// Two targets may have become one.
+fn is_same(a: &Notification, b: &Notification) -> bool {
+    (a.kind, &a.jwt_id, &a.about, a.since) == (b.kind, &b.jwt_id, &b.about, b.since)
 }
 
 /// Whether a notice is for this target.
@@ -52,16 +68,18 @@ pub fn is_for(notice: &Notification, told: &Told) -> bool {
 
 fn notice(change: &Change<'_>, told: &Told, happening: &Happening) -> Notification {
     let key = happening.key(&change.desired.uid);
-    let recipients = told.recipients.as_deref().unwrap_or_default();
+    // The same after a change of recipients, also if the status was lost in between.
+    let others = change.desired.told.iter().take_while(|other| *other != told);
+    let ordinal = others.filter(|other| other.channel == told.channel).count().to_string();
     let short = |text: &String| text.chars().take(TEXT).collect();
     let fresh = Notification {
-        id: fingerprint(&[&key, &told.channel.to_string(), recipients], 32),
+        id: fingerprint(&[&key, &told.channel.to_string(), &ordinal], 32),
         kind: happening.kind,
         channel_ref: told.channel.clone(),
         recipients: told.recipients.clone(),
         jwt_id: happening.jti.clone(),
         at: change.now,
-        about: happening.about.as_ref().map(short),
+        about: happening.about.as_ref().map(|text| text.chars().take(ABOUT).collect()),
         since: happening.since,
         ends_at: happening.ends_at,
         other_jwt_id: happening.other.clone(),
@@ -74,8 +92,10 @@ fn notice(change: &Change<'_>, told: &Told, happening: &Happening) -> Notificati
     barred(change, told, fresh)
 }
 
-/// Characters of a text that is kept.
+/// Characters of an error that is kept.
 const TEXT: usize = 512;
+/// The schema's limit; every target is shorter.
+const ABOUT: usize = 1_024;
 
 // Whether this happening was told, or is about to be. A longer warning is over when a shorter one was given.
 fn covers(notice: &Notification, happening: &Happening) -> bool {
@@ -84,7 +104,8 @@ fn covers(notice: &Notification, happening: &Happening) -> bool {
         return false;
     }
     match notice.kind {
-        NoticeKind::DeliveryFailing => notice.about == happening.about && notice.since == happening.since,
+        // Until its recovery is told it is one failure, whatever was tried in between.
+        NoticeKind::DeliveryFailing => notice.about == happening.about,
         NoticeKind::TokenExpiring => {
             notice.jwt_id == happening.jti && warned(&notice.about) <= warned(&happening.about)
         }
@@ -93,8 +114,8 @@ fn covers(notice: &Notification, happening: &Happening) -> bool {
 }
 
 // What becomes of a notice that is stored already; `None`: it is forgotten.
-fn carried(change: &Change<'_>, told: &Told, notice: &Notification) -> Option<Notification> {
-    let notice = reported(change, notice.clone());
+fn carried(change: &Change<'_>, told: &Told, notice: Notification) -> Option<Notification> {
+    let notice = reported(change, notice);
     let notice = match recovered(change, told, notice) {
         Recovery::Over(next) => return next,
         Recovery::No(notice) => notice,
@@ -103,7 +124,7 @@ fn carried(change: &Change<'_>, told: &Told, notice: &Notification) -> Option<No
         return Some(notice);
     }
     // By a wrong clock it only seems to be over.
-    if change.observed.clock_trusted && !is_true(change, &notice) {
+    if change.trusted && !is_true(change, &notice) {
         return None;
     }
     let wanted = told.kinds.contains(&notice.kind);
@@ -133,28 +154,26 @@ enum Recovery {
 
 // A failure that was told, or may have been, is followed by the news of its end; a target that is gone by nothing.
 fn recovered(change: &Change<'_>, told: &Told, notice: Notification) -> Recovery {
-    let (NoticeKind::DeliveryFailing, Some(target)) = (notice.kind, notice.about.clone()) else {
+    let (NoticeKind::DeliveryFailing, Some(target)) = (notice.kind, notice.about.as_deref()) else {
         return Recovery::No(notice);
     };
-    let still = failures(change.desired, change.after);
-    if still.iter().any(|failure| failure.target == target && Some(failure.since) == notice.since) {
-        return Recovery::No(notice);
+    let newest = change.after.jwts.first().filter(|_| !change.desired.deleting());
+    match (target_state(change.desired, change.after, target), newest) {
+        (Some(TargetState::Works), Some(newest)) if told.kinds.contains(&NoticeKind::DeliveryRecovered) => {
+            let happening = Happening {
+                kind: NoticeKind::DeliveryRecovered,
+                jti: newest.id.clone(),
+                about: notice.about.clone(),
+                since: notice.since,
+                ends_at: None,
+                other: None,
+                cause: None,
+            };
+            Recovery::Over(Some(self::notice(change, told, &happening)))
+        }
+        (None | Some(TargetState::Works), _) => Recovery::Over(None),
+        (Some(TargetState::Fails | TargetState::Waits), _) => Recovery::No(notice),
     }
-    let newest = change.after.jwts.first();
-    let tell = is_target(change.desired, &target)
-        && !change.desired.deleting()
-        && told.kinds.contains(&NoticeKind::DeliveryRecovered);
-    let Some(newest) = newest.filter(|_| tell) else { return Recovery::Over(None) };
-    let happening = Happening {
-        kind: NoticeKind::DeliveryRecovered,
-        jti: newest.id.clone(),
-        about: notice.about,
-        since: notice.since,
-        ends_at: None,
-        other: None,
-        cause: None,
-    };
-    Recovery::Over(Some(self::notice(change, told, &happening)))
 }
 
 // Whether it is still worth telling.
@@ -162,7 +181,8 @@ fn is_true(change: &Change<'_>, notice: &Notification) -> bool {
     let (now, after) = (change.now, change.after);
     let entry = after.jwts.iter().find(|entry| entry.id == notice.jwt_id);
     let newest = after.jwts.first().is_some_and(|newest| newest.id == notice.jwt_id);
-    let fresh = now < notice.at + GIVE_UP;
+    // While it cannot be sent it is not dropped but given up, which is told.
+    let fresh = notice.failing_since.is_some() || now < notice.at + GIVE_UP;
     let ahead = notice.ends_at.is_some_and(|end| now < end);
     match notice.kind {
         NoticeKind::TokenRotated => entry.is_some() && (fresh || ahead),
@@ -186,14 +206,7 @@ fn is_last(change: &Change<'_>, notice: &Notification) -> bool {
 
 // What the channel's own admission says of it.
 fn barred(change: &Change<'_>, told: &Told, notice: Notification) -> Notification {
-    let error = match change.observed.channels.get(&told.channel) {
-        Some(Admission::Refused { reason, message }) => {
-            Some(TargetError { reason: (*reason).to_owned(), message: message.clone() })
-        }
-        Some(Admission::Open { medium, has_recipients }) => lacks_recipients(told, *medium, *has_recipients),
-        Some(Admission::Unknown { .. }) | None => return notice,
-    };
-    match error {
+    match bar(change, told) {
         Some(error) => {
             let since = notice.failing_since.unwrap_or(change.now);
             Notification { failing_since: Some(since), error: Some(error), ..notice }
@@ -205,11 +218,24 @@ fn barred(change: &Change<'_>, told: &Told, notice: Notification) -> Notificatio
     }
 }
 
+// Why nothing can be sent to this target, whatever it is.
+fn bar(change: &Change<'_>, told: &Told) -> Option<TargetError> {
+    match change.observed.channels.get(&told.channel)? {
+        Admission::Refused { reason, message } => {
+            Some(TargetError { reason: (*reason).to_owned(), message: message.clone() })
+        }
+        Admission::Unknown { message } => Some(TargetError { reason: UNKNOWN.into(), message: message.clone() }),
+        Admission::Open { medium, has_recipients } => lacks_recipients(told, *medium, *has_recipients),
+    }
+}
+
+/// Nothing is known of the channel.
+const UNKNOWN: &str = "ChannelUnknown";
 /// The recipients are missing.
 const NO_RECIPIENTS: &str = "NoRecipients";
 
 fn is_bar(reason: &str) -> bool {
-    matches!(reason, NO_RECIPIENTS | "NotAllowed" | "ChannelNotFound" | "InvalidSpec")
+    matches!(reason, NO_RECIPIENTS | UNKNOWN | "NotAllowed" | "ChannelNotFound" | "InvalidSpec")
 }
 
 fn lacks_recipients(told: &Told, medium: Medium, has_recipients: bool) -> Option<TargetError> {
@@ -227,32 +253,39 @@ fn lacks_recipients(told: &Told, medium: Medium, has_recipients: bool) -> Option
 
 fn given_up(change: &Change<'_>, notice: Notification) -> Notification {
     let over = notice.failing_since.is_some_and(|since| change.now >= since + GIVE_UP);
-    if !over || !change.observed.clock_trusted {
+    if !over || !change.trusted {
         return notice;
     }
     let unknown = TargetError { reason: NOT_SENT.into(), message: "it was not sent within 24 hours".into() };
     Notification { state: State::Failed, error: Some(notice.error.clone().unwrap_or(unknown)), ..notice }
 }
 
-// What is remembered so that it is not sent again stays with what it is about; of the rest, the last few.
-fn bounded(change: &Change<'_>, mut all: Vec<Notification>) -> Vec<Notification> {
+// What is remembered so that it is not sent again stays with what it is about; of the rest, the last few. Only what is new
+// makes others go, so that the same look twice changes nothing.
+fn bounded(change: &Change<'_>, stored: &[Notification], mut all: Vec<Notification>) -> Vec<Notification> {
+    let before = |notice: &Notification| stored.iter().find(|old| old.id == notice.id);
     all.sort_by(|a, b| b.at.cmp(&a.at).then_with(|| a.id.cmp(&b.id)));
-    let mut spare = REMEMBERED;
+    if all.iter().all(|notice| before(notice).is_some()) {
+        return all;
+    }
     let alive = |jti: &str| change.after.jwts.iter().any(|entry| entry.id == jti);
+    let needed = |notice: &Notification| match notice.kind {
+        _ if notice.state == State::Pending => true,
+        // What has just ended is news, also if it is old.
+        _ if before(notice).is_some_and(|old| old.state == State::Pending) => true,
+        NoticeKind::GraceEnding | NoticeKind::TokenExpiring | NoticeKind::TokenExpired => alive(&notice.jwt_id),
+        NoticeKind::DeliveryFailing => true,
+        _ => false,
+    };
+    let mut spare = REMEMBERED;
     all.retain(|notice| {
-        let needed = notice.state == State::Pending
-            || match notice.kind {
-                NoticeKind::GraceEnding | NoticeKind::TokenExpiring | NoticeKind::TokenExpired => alive(&notice.jwt_id),
-                NoticeKind::DeliveryFailing => true,
-                _ => false,
-            };
-        if !needed {
-            spare = spare.saturating_sub(1);
-        }
-        needed || spare > 0
+        let kept = needed(notice) || spare > 0;
+        spare = spare.saturating_sub(usize::from(!needed(notice)));
+        kept
     });
+    // For what is new there may be no room: to forget what was sent would send it again.
     while all.len() > MOST {
-        let at = all.iter().rposition(|notice| notice.state != State::Pending).unwrap_or(all.len() - 1);
+        let Some(at) = all.iter().rposition(|notice| before(notice).is_none()) else { break };
         all.remove(at);
     }
     all
@@ -290,12 +323,7 @@ pub const NOTIFIED: &str = "Notified";
 
 fn trouble(change: &Change<'_>, told: &Told) -> Option<TargetError> {
     let channel = &told.channel;
-    if let Some(Admission::Refused { reason, message }) = change.observed.channels.get(channel) {
-        return Some(TargetError { reason: (*reason).to_owned(), message: message.clone() });
-    }
-    if let Some(Admission::Open { medium, has_recipients }) = change.observed.channels.get(channel)
-        && let Some(error) = lacks_recipients(told, *medium, *has_recipients)
-    {
+    if let Some(error) = bar(change, told) {
         return Some(error);
     }
     let mut own = change.after.notifications.iter().filter(|notice| is_for(notice, told));

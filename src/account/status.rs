@@ -75,8 +75,6 @@ pub fn recorded(desired: &Desired, observed: &Observed, act: &Act, now: Instant)
         // The schema's default is gone with the first write, and "not seen yet" still holds.
         status.observed_generation.get_or_insert(-1);
     }
-    let before = observed.status.as_ref();
-    status.notifications = notices_after(&Change { desired, observed, before, after: &status, now: act.at });
     status
 }
 
@@ -114,22 +112,24 @@ pub fn finished(
         now,
     };
     status.conditions = conditions(&status.conditions, &facts);
-    tell(desired, observed, act, &mut status);
     status.observed_generation = Some(desired.generation);
     status
 }
 
-// What people are to be told rides in the same write.
-fn tell(desired: &Desired, observed: &Observed, act: &Act, status: &mut VirtualAccountStatus) {
-    // The first write of the pass has told of what it brought about.
-    let wrote = !desired.told.is_empty() && (act.record || act.record_stores.is_some());
-    let first = wrote.then(|| recorded(desired, observed, act, act.at));
-    let before = first.as_ref().or(observed.status.as_ref());
-    let notifications = notices_after(&Change { desired, observed, before, after: status, now: act.at });
-    status.notifications = notifications;
-    let change = Change { desired, observed, before, after: status, now: act.at };
-    let conditions = notified(&change);
-    status.conditions = conditions;
+/// A status with what people are to be told of it, which rides in the same write; `stored` is what it replaces.
+pub fn told(
+    desired: &Desired,
+    observed: &Observed,
+    stored: Option<&VirtualAccountStatus>,
+    mut status: VirtualAccountStatus,
+    clock: Clock,
+) -> VirtualAccountStatus {
+    let Clock { now, trusted } = clock;
+    let change = Change { desired, observed, before: stored, after: &status, now, trusted };
+    status.notifications = notices_after(&change);
+    let change = Change { desired, observed, before: stored, after: &status, now, trusted };
+    status.conditions = notified(&change);
+    status
 }
 
 /// The ledger after the deliveries.
@@ -219,6 +219,10 @@ fn with_ledger(
 fn forget_in_records(status: &mut VirtualAccountStatus, ledger: &Ledger) {
     for store in &ledger.stores {
         for record in status.secret_stores.iter_mut().filter(|record| is_at(record, &store.at)) {
+            // What is forgotten is not gone: it must be cleaned up one day.
+            if record.jwt_id.is_some() && store.hold.jti.is_none() {
+                record.failures.get_or_insert(0);
+            }
             record.jwt_id.clone_from(&store.hold.jti);
             record.version.clone_from(&store.hold.version);
         }

@@ -268,7 +268,14 @@ pub fn recorded_stores(
         }
     }
     let tried = |step: &&StoreStep| observed.has_lost_status() || matches!(step.action, StoreAction::Deliver { .. });
-    for step in steps.iter().filter(tried).filter(|step| observed.is_new_to_stores(&step.at)) {
+    for step in steps.iter().filter(tried) {
+        // One that was refused so far, or forgotten, is about to be used.
+        for record in stores.iter_mut().filter(|record| is_at(record, &step.at) && is_untouched(record)) {
+            record.failures = Some(0);
+        }
+        if !observed.is_new_to_stores(&step.at) {
+            continue;
+        }
         let policy = desired.stores.iter().find(|spec| spec.at == step.at).map(|spec| spec.policy).unwrap_or_default();
         stores.push(SecretStoreStatus { failures: Some(0), ..record_of(&step.at, policy) });
     }
@@ -303,7 +310,11 @@ pub fn stores_after(
         let content = content.unwrap_or_default();
         let traced = lost || matches!(step.action, StoreAction::Deliver { .. });
         let unknown = || SecretStoreStatus { failures: traced.then_some(0), ..record_of(&spec.at, spec.policy) };
-        let before = before.unwrap_or_else(unknown);
+        let mut before = before.unwrap_or_else(unknown);
+        // What is forgotten is not gone: it must be cleaned up one day.
+        if before.jwt_id.is_some() && content.jti.is_none() {
+            before.failures.get_or_insert(0);
+        }
         let held = SecretStoreStatus {
             jwt_id: content.jti,
             version: content.version,

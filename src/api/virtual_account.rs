@@ -339,7 +339,7 @@ pub struct VirtualAccountStatus {
     pub secret_stores: Vec<SecretStoreStatus>,
     /// Notices: those that are still to be sent, and the last that were, the newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 128))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub notifications: Vec<Notification>,
     /// The last value of the annotation virtualaccounts.dev/sync-requested-at that was acted on.

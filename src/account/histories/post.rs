@@ -7,11 +7,12 @@ use rand::Rng;
 
 use super::steps::Sim;
 use super::world::{SKEW, World};
+use crate::account::desired::StorePath;
 use crate::account::happenings::is_held;
 use crate::account::notices::GIVE_UP;
 use crate::api::{
     Entry, Instant, IssueReason, NoticeKind, Notification, NotificationState as State, NotificationTarget, ObjectId,
-    ObjectRef, Phase, Seconds, VirtualAccountStatus,
+    ObjectRef, Phase, Seconds, TargetError, VirtualAccountStatus,
 };
 use crate::integration::{ErrorKind, ProviderError};
 use crate::notify::{Admission, Medium, Posted, Report};
@@ -105,6 +106,12 @@ impl World {
 
     pub(super) fn disturb_post(&mut self) {
         let until = self.now + self.pick_hours(&[1, 1, 5, 30, 100]);
+        if self.chance(0.3) && !self.desired.told.is_empty() {
+            let rooms = self.pick(&[None, Some("a"), Some("b")]).map(|room| vec![room.to_owned()]);
+            return self.edit("recipients", |spec| {
+                spec.notification_targets.iter_mut().flatten().for_each(|target| target.channels.clone_from(&rooms));
+            });
+        }
         if self.chance(0.8) {
             self.post.down_until = Some(until);
         } else {
@@ -177,9 +184,12 @@ impl World {
                 self.bad(format!("{kind} of {jti} is told to nobody"));
             }
         }
-        for gone in old.notifications.iter().filter(|gone| gone.state == State::Pending) {
-            if !new.notifications.iter().any(|notice| notice.id == gone.id) {
-                self.judge_dropped(new, gone);
+        let left = |notice: &&Notification| !new.notifications.iter().any(|other| other.id == notice.id);
+        for gone in old.notifications.iter().filter(left) {
+            match gone.kind {
+                NoticeKind::DeliveryFailing => self.judge_recovery(new, gone),
+                _ if gone.state == State::Pending => self.judge_dropped(new, gone),
+                _ => {}
             }
         }
     }
@@ -226,15 +236,39 @@ impl World {
             NoticeKind::TokenRetired | NoticeKind::TokenRevoked | NoticeKind::DeliveryRecovered => old,
             NoticeKind::GraceEnding => entry.is_none() || over,
             NoticeKind::TokenExpiring => true,
+            NoticeKind::DeliveryFailing => false,
             // It ended, and nothing holds it any more.
             NoticeKind::TokenExpired => {
                 let newest = new.jwts.first().is_some_and(|newest| newest.id == gone.jwt_id);
                 !newest && (entry.is_none_or(|entry| entry.phase == Phase::Superseded) || !is_held(new, &gone.jwt_id))
             }
-            NoticeKind::DeliveryFailing => true,
         };
         if !(fine || strange) {
             self.bad(format!("dropped without need: {gone:?}"));
+        }
+    }
+
+    // A failure is over only when its target holds the newest token, or is none any more; and that is told.
+    fn judge_recovery(&mut self, new: &VirtualAccountStatus, gone: &Notification) {
+        let target = gone.about.clone().unwrap_or_default();
+        let secret =
+            new.token_secret.iter().map(|secret| (format!("Secret {}", secret.name), &secret.jwt_id, &secret.error));
+        let stores = new.secret_stores.iter().map(|store| {
+            let at = StorePath { store: store.store_ref.clone(), path: store.secret_path.clone() };
+            (at.to_string(), &store.jwt_id, &store.error)
+        });
+        let newest = new.jwts.first().map(|newest| &newest.id);
+        let works = |(_, jti, error): &(String, &Option<String>, &Option<TargetError>)| {
+            error.is_none() && jti.as_ref() == newest
+        };
+        let named = self.desired.stores.iter().any(|store| store.at.to_string() == target)
+            || (self.desired.secret.enabled && target == format!("Secret {}", self.desired.secret.name));
+        let works = secret.chain(stores).find(|(name, ..)| *name == target).is_some_and(|state| works(&state));
+        let told = new.notifications.iter().any(|notice| {
+            notice.kind == NoticeKind::DeliveryRecovered && (&notice.about, notice.since) == (&gone.about, gone.since)
+        });
+        if named && !(works && told) {
+            self.bad(format!("a failure ends, works {works}, told {told}: {gone:?}"));
         }
     }
 

@@ -544,6 +544,7 @@ impl World {
         }
         self.book.loosen(known.into_iter().chain(kept.iter().cloned()));
         self.book.losses += 1;
+        self.book.restores += u32::from(status.is_some());
         // A status older than a revocation revives what it revoked until its grace ends: a documented limit.
         self.book.request = self.book.request.filter(|_| status.is_none());
         self.lose_records(status.as_ref());

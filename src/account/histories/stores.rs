@@ -211,6 +211,7 @@ impl World {
             return Err(ProviderError::new(ErrorKind::Conflict, "Conflict", "another version is there"));
         }
         self.calls.store_writes += 1;
+        let disturbed = self.shelf(&put.at).book.disturbed;
         self.judge_put(put, raced, same && (compares || !raced), by);
         let id = self.bump().parse().unwrap_or_default();
         let slot = self.shelf(&put.at);
@@ -224,6 +225,8 @@ impl World {
         // The value comes before the mark, and the call may end between the two.
         if dies && !new {
             self.log("the mark is not written");
+            // What somebody's hand did to the old one is still there.
+            self.shelf(&put.at).book.disturbed |= disturbed;
             return Err(ProviderError::new(ErrorKind::Unavailable, "Timeout", "the store does not answer in time"));
         }
         let slot = self.shelf(&put.at);

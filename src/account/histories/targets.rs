@@ -95,12 +95,13 @@ impl World {
         self.judge_order(&at, &jti, before.as_deref(), late);
         self.count_copy(&at, &jti, raced, repeated);
         // Only a writer that stands on an older account writes what is not to be there.
-        let unwanted = self.deleting() || !self.is_named(&at);
+        let named = self.is_named(&at);
+        let unwanted = self.deleting() || !named;
         let unrecorded = self.gone || self.record(&at).is_none() || unwanted;
         // What somebody's hand hid from a writer that sleeps is put right by the next look of one that does not.
         let stale = self.status().jwts.first().is_some_and(|newest| newest.id != jti);
         let book = &mut self.shelf(&at).book;
-        (book.first, book.disturbed, book.unrecorded) = (true, late || (stale && book.disturbed), false);
+        (book.first, book.disturbed, book.unrecorded) = (named, late || (stale && book.disturbed), false);
         book.stray = late || unrecorded;
         if late {
             book.late.insert(jti.clone());
@@ -173,7 +174,8 @@ impl World {
         };
         let lacking =
             self.desired.stores.iter().find(|store| lacks(self, &store.at)).map(|store| store.at.path.clone());
-        if let Some(lacking) = lacking.filter(|_| !self.over(&newest.id) && !self.expired()) {
+        // What a status that was rolled back says of stores is believed until the next look at them.
+        if let Some(lacking) = lacking.filter(|_| !self.over(&newest.id) && !self.expired() && !self.book.blind) {
             self.bad(format!("{} is removed while {lacking} lacks the newest token", at.path));
         }
     }

@@ -41,7 +41,8 @@ fn look(scene: &Scene, seconds: i64) -> Vec<Notification> {
 fn change(scene: &Scene, seconds: i64) -> Change<'_> {
     let status = scene.observed.status.as_ref();
     let after = status.unwrap_or_else(|| panic!("a scene with a status"));
-    Change { desired: &scene.desired, observed: &scene.observed, before: status, after, now: at(seconds) }
+    let trusted = scene.observed.clock_trusted;
+    Change { desired: &scene.desired, observed: &scene.observed, before: status, after, now: at(seconds), trusted }
 }
 
 fn kinds(notices: &[Notification]) -> Vec<NoticeKind> {
@@ -291,6 +292,70 @@ fn each_target_is_told_of_its_kinds_alone_and_two_are_two() {
 }
 
 #[test]
+fn a_target_that_is_not_tried_any_more_has_not_recovered() {
+    let error = TargetError { reason: "503".into(), message: "no".into() };
+    let failing = SecretStoreStatus { error: Some(error), failing_since: Some(at(0)), ..store_holding("j0") };
+    let scene = told(Scene::holding(&[entry("j1")]).with_store(failing));
+    let notices = look(&scene, HOUR);
+    assert_eq!(kinds(&notices), [NoticeKind::DeliveryFailing]);
+    // The token has ended: nothing is delivered, and no error is recorded.
+    let idle = told(Scene::holding(&[entry("j1")]).with_store(store_holding("j0")));
+    let mut after = look(&storing(idle, &notices), 20 * HOUR);
+    after.retain(|notice| notice.kind != NoticeKind::TokenExpired);
+    assert_eq!(after, notices);
+    // It fails again with its successor: still the same failure.
+    let error = TargetError { reason: "503".into(), message: "no".into() };
+    let again = SecretStoreStatus { error: Some(error), failing_since: Some(at(21 * HOUR)), ..store_holding("j0") };
+    let again = storing(told(Scene::holding(&[entry("j1")]).with_store(again)), &notices);
+    assert!(look(&again, 22 * HOUR).contains(&notices[0]) && kinds(&look(&again, 22 * HOUR)).len() <= 2);
+}
+
+#[test]
+fn what_cannot_be_sent_is_given_up_and_not_dropped_in_silence() {
+    let revoked = Entry { phase: Phase::Revoked, ..entry("j1") };
+    let newer = Entry { issued_at: at(10), expires_at: at(90 * DAY), ..entry("j2") };
+    let mut scene = told(Scene::holding(&[newer.clone(), revoked]));
+    let before = storing(told(Scene::holding(&[newer, entry("j1")])), &[]);
+    let stored = before.observed.status.clone();
+    let mut notices = notices_after(&Change { before: stored.as_ref(), ..change(&scene, 20) });
+    notices.retain(|notice| notice.kind == NoticeKind::TokenRevoked);
+    assert_eq!((notices.len(), notices[0].other_jwt_id.as_deref()), (1, Some("j2")));
+    scene = storing(scene, &notices);
+    let find = |scene: &Scene, seconds| {
+        look(scene, seconds)
+            .into_iter()
+            .find(|notice| notice.kind == NoticeKind::TokenRevoked)
+            .map(|notice| notice.state)
+    };
+    assert_eq!(find(&scene, 20 + DAY), None, "nobody tried: too late");
+    notices[0].failing_since = Some(at(HOUR));
+    let scene = storing(scene, &notices);
+    assert_eq!(find(&scene, HOUR + DAY - 1), Some(State::Pending));
+    assert_eq!(find(&scene, HOUR + DAY), Some(State::Failed));
+}
+
+#[test]
+fn an_older_token_is_no_successor_of_a_revoked_one() {
+    let older = superseded("j0", 40 * HOUR);
+    let scene = told(Scene::holding(&[Entry { phase: Phase::Revoked, ..entry("j1") }, older.clone()]));
+    let before = Scene::holding(&[entry("j1"), older]).observed.status;
+    let notices = notices_after(&Change { before: before.as_ref(), ..change(&scene, 20) });
+    let revoked = notices.iter().find(|notice| notice.kind == NoticeKind::TokenRevoked).expect("it is told");
+    assert_eq!(revoked.other_jwt_id, None);
+}
+
+#[test]
+fn a_target_whose_recipients_are_corrected_hears_what_it_has_not_heard_and_nothing_twice() {
+    let (mut scene, notices) = pending();
+    scene.desired.told[0].recipients = Some("0123456789abcdef".into());
+    let moved = look(&scene, 31 * HOUR);
+    assert_eq!(moved.len(), 1);
+    assert_eq!((&moved[0].id, &moved[0].recipients), (&notices[0].id, &scene.desired.told[0].recipients));
+    let sent = [Notification { state: State::Sent, ..notices[0].clone() }];
+    assert_eq!(look(&storing(scene, &sent), 31 * HOUR)[0].state, State::Sent);
+}
+
+#[test]
 fn an_account_that_is_being_deleted_brings_nothing_new() {
     let mut scene = doomed_scene();
     scene.desired.deleted_at = Some(at(0));
@@ -304,24 +369,30 @@ fn what_is_kept_is_bounded() {
         .map(|n| Notification {
             id: format!("{n:032}"),
             kind: NoticeKind::TokenRetired,
+            jwt_id: format!("j-{n}"),
             state: State::Sent,
             at: at(n),
             ..notices[0].clone()
         })
         .collect();
-    let kept = look(&storing(scene.clone(), &many), 31 * HOUR);
+    let newer = storing(scene.clone(), &many);
+    assert_eq!(look(&newer, 20 * HOUR).len(), 100, "nothing new, nothing goes");
+    let kept = look(&newer, 31 * HOUR);
     let sent = kept.iter().filter(|notice| notice.state == State::Sent);
     assert!(sent.clone().count() <= REMEMBERED, "{}", sent.count());
     assert_eq!(kept.iter().filter(|notice| notice.state == State::Sent).map(|notice| notice.at).max(), Some(at(99)));
-    let waiting: Vec<Notification> = many
-        .into_iter()
-        .map(|notice| Notification {
-            state: State::Pending,
-            at: at(30 * HOUR) + Seconds(notice.at.as_unix() % 7),
-            ..notice
+    // For what is new there is no room: nothing that is known is forgotten for it.
+    let full: Vec<Notification> = (0..MOST)
+        .map(|n| Notification {
+            id: format!("{n:032}"),
+            kind: NoticeKind::TokenRevoked,
+            jwt_id: format!("j-{n}"),
+            failing_since: Some(at(70 * DAY)),
+            ..notices[0].clone()
         })
         .collect();
-    assert_eq!(look(&storing(scene, &waiting), 31 * HOUR).len(), MOST);
+    let stored = look(&storing(doomed_scene(), &full), 70 * DAY);
+    assert!(stored.len() == MOST && stored.iter().all(|notice| notice.kind == NoticeKind::TokenRevoked));
 }
 
 #[test]
