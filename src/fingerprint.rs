@@ -5,8 +5,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 /// The first `digits` hexadecimal digits of SHA-256 over the parts, a line each.
 pub fn fingerprint(parts: &[&str], digits: usize) -> String {
     let hash = digest(&SHA256, parts.join("\n").as_bytes());
-    let text: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    text.chars().take(digits).collect()
+    let digits_of = |byte: &u8| format!("{byte:02x}");
+    let text: Vec<String> = hash.as_ref().iter().map(digits_of).collect();
+    text.concat().chars().take(digits).collect()
 }
 
 #[cfg(test)]

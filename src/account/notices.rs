@@ -25,6 +25,9 @@ const NOT_SENT: &str = "NotSent";
 
 /// The notices to be stored with `change.after`: the newest first.
 pub fn notices_after(change: &Change<'_>) -> Vec<Notification> {
+    if change.desired.told.is_empty() {
+        return Vec::new();
+    }
     let stored = change.before.map(|before| before.notifications.clone()).unwrap_or_default();
     let mut all = Vec::with_capacity(stored.len());
     let happenings = change.happenings();
@@ -268,7 +271,8 @@ pub fn wake_at(desired: &Desired, status: &VirtualAccountStatus, now: Instant) -
 }
 
 /// The conditions with `Notified`: whether people hear of the account. Never a part of `Ready`.
-pub fn notified(before: Vec<Condition>, change: &Change<'_>) -> Vec<Condition> {
+pub fn notified(change: &Change<'_>) -> Vec<Condition> {
+    let before = change.after.conditions.clone();
     if change.desired.told.is_empty() {
         return before.into_iter().filter(|condition| condition.type_ != NOTIFIED).collect();
     }
@@ -312,3 +316,6 @@ fn trouble(change: &Change<'_>, told: &Told) -> Option<TargetError> {
     };
     Some(TargetError { reason: error.reason.clone(), message })
 }
+
+#[cfg(test)]
+mod tests;

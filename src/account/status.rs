@@ -114,14 +114,22 @@ pub fn finished(
         now,
     };
     status.conditions = conditions(&status.conditions, &facts);
-    // The first write of the pass has told of what it brought about.
-    let first = (act.record || act.record_stores.is_some()).then(|| recorded(desired, observed, act, act.at));
-    let before = first.as_ref().or(observed.status.as_ref());
-    status.notifications = notices_after(&Change { desired, observed, before, after: &status, now: act.at });
-    status.conditions =
-        notified(status.conditions.clone(), &Change { desired, observed, before, after: &status, now: act.at });
+    tell(desired, observed, act, &mut status);
     status.observed_generation = Some(desired.generation);
     status
+}
+
+// What people are to be told rides in the same write.
+fn tell(desired: &Desired, observed: &Observed, act: &Act, status: &mut VirtualAccountStatus) {
+    // The first write of the pass has told of what it brought about.
+    let wrote = !desired.told.is_empty() && (act.record || act.record_stores.is_some());
+    let first = wrote.then(|| recorded(desired, observed, act, act.at));
+    let before = first.as_ref().or(observed.status.as_ref());
+    let notifications = notices_after(&Change { desired, observed, before, after: status, now: act.at });
+    status.notifications = notifications;
+    let change = Change { desired, observed, before, after: status, now: act.at };
+    let conditions = notified(&change);
+    status.conditions = conditions;
 }
 
 /// The ledger after the deliveries.

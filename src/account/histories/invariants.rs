@@ -301,6 +301,8 @@ impl World {
         // Time may have gone on since the writer decided, never back.
         let now = self.now + self.tolerance();
         match (gone.phase, gone.grace_ends_at) {
+            // A token of an account that is being deleted is refused for good, and nothing adopts it any more.
+            (Phase::Revoked, _) if self.deleting() => {}
             (Phase::Revoked, _) if !below && !full && !adopted && now < gone.expires_at + SKEW => {
                 self.bad(format!("{id} left while it may be held"));
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::stores::{Put, Remove, Shelf, Version};
 use super::world::World;
-use crate::account::desired::StorePath;
+use crate::account::desired::{StorePath, StoreSpec};
 use crate::account::ledger::is_at;
 use crate::api::{DeletionPolicy, Entry, Phase, SecretStoreStatus, VirtualAccountStatus};
 use crate::store::{Mark, Presence};
@@ -260,7 +260,10 @@ impl World {
     fn is_forgotten(&self, at: &StorePath, slot: &Shelf) -> bool {
         let ours = slot.presence == Presence::Present && self.is_ours(slot.mark.as_ref());
         let known = !self.gone && (self.record(at).is_some() || (self.is_named(at) && slot.book.unrecorded));
-        ours && !slot.book.stray && !known
+        // Of an account that is being deleted the record of what is to stay goes first.
+        let stays = |store: &StoreSpec| store.at == *at && store.policy == DeletionPolicy::Retain;
+        let retained = self.deleting() && self.desired.stores.iter().any(stays);
+        ours && !slot.book.stray && !known && !retained
     }
 
     /// What must hold of stores once nothing goes wrong any more.

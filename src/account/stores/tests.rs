@@ -181,7 +181,7 @@ fn a_path_that_is_not_wanted_is_removed_if_it_was_used() {
     let retained = SecretStoreStatus { deletion_policy: DeletionPolicy::Retain, ..used() };
     let forgotten = SecretStoreStatus { jwt_id: None, version: None, ..used() };
     let tried = SecretStoreStatus { failures: Some(0), ..empty() };
-    let table = [
+    let table = vec![
         ("used", unnamed(used(), open()), 1, RemovalAction::Delete),
         ("to be retained", unnamed(retained, down()), 1, RemovalAction::Release),
         ("refused, used", unnamed(used(), not_allowed("NotAllowed")), 1, RemovalAction::Delete),
@@ -209,7 +209,7 @@ fn a_cleanup_is_given_up_at_its_deadline_or_in_a_namespace_that_goes() {
         scene
     };
     let refused = || not_allowed("NotAllowed");
-    let table = [
+    let table = vec![
         ("failing, the second before", deleting(late(), open()), HOUR - 1, RemovalAction::Wait),
         ("failing, at the deadline", deleting(late(), open()), HOUR, give_up("403")),
         ("nobody tried in time", deleting(used(), open()), 2 * HOUR, RemovalAction::Delete),
