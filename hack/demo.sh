@@ -12,8 +12,9 @@ readonly rotate=virtualaccounts.dev/rotate
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/virtual-accounts-demo.XXXXXX")
 log=$work/operator.log
+mails=$work/mails
 # The processes that this script started; an empty one has ended or was never there.
-plane_pid='' operator_pid='' follower_pid='' bao_pid=''
+plane_pid='' operator_pid='' follower_pid='' bao_pid='' post_pid=''
 told_to_end=''
 
 main() {
@@ -41,6 +42,11 @@ main() {
     end_grace
     step "Revoke a token"
     revoke
+    step "People are told: a channel to a mail server"
+    start_post_office
+    open_channel
+    step "A rotation, and the mail that tells of it"
+    rotate_and_tell
     step "A secret store beside the Secret: OpenBao, which is a Vault"
     start_bao
     fill_store
@@ -183,7 +189,8 @@ start_operator() {
         run --issuer-url "$issuer" --namespace "$namespace"
         --public-address "${issuer#http://}" --ops-address 127.0.0.1:0
         --minimum-rotation-interval 5s --max-clock-skew 5s
-        --allow-local-endpoints # OpenBao runs on this machine
+        --allow-local-endpoints # OpenBao and the mail server run on this machine
+        --cluster-name demo
     )
     say "\$ virtual-account-operator ${arguments[*]}"
     KUBECONFIG=$work/operator.kubeconfig "$work/operator" --log-format json "${arguments[@]}" </dev/null 9>&- >"$log" 2>&1 &
@@ -220,8 +227,10 @@ wait_until() {
 # --- the story ---------------------------------------------------------------------------------------------------------
 
 show_accounts() {
-    say "\$ kubectl apply -f config/samples/"
-    kubectl apply -f config/samples/ | indent
+    # The other samples are channels, which lead away from this machine.
+    local samples=(-f config/samples/minimal.yaml -f config/samples/full.yaml -f config/samples/expiring.yaml)
+    say "\$ kubectl apply ${samples[*]}"
+    kubectl apply "${samples[@]}" | indent
     kubectl wait --for=condition=Ready --timeout=60s va --all >/dev/null ||
         fail "every account gets ready" <<<"$(kubectl get va -A -o wide)"
     echo
@@ -305,10 +314,79 @@ revoke() {
     show events --for "va/$account"
 }
 
+start_post_office() {
+    mkdir "$mails"
+    "$python" tests/fakes/tls.py "$work"
+    mkfifo "$work/post"
+    # It ends at the end of its stdin, too.
+    "$python" -B tests/fakes/smtp_server.py "$mails" --tls starttls --cert "$work/cert.pem" --key "$work/key.pem" \
+        --username demo --password demo-password <"$work/post" 9>&- >"$work/post.ready" 2>"$work/post.log" & post_pid=$!
+    exec 8>"$work/post"
+    wait_until 30 "the mail server is ready" grep -q '^listening on ' "$work/post.ready"
+    say "a mail server (aiosmtpd) runs at 127.0.0.1:$(post_port); it wants STARTTLS and a login, which is in Secret smtp"
+    kubectl create secret generic smtp --from-literal username=demo --from-literal password=demo-password \
+        --from-file "ca.crt=$work/cert.pem" | indent
+}
+post_port() { sed -n 's/^listening on //p' "$work/post.ready"; }
+
+open_channel() {
+    tee "$work/channel.yaml" <<YAML | indent
+apiVersion: virtualaccounts.dev/v1alpha1
+kind: NotificationChannel
+metadata:
+  name: mail
+spec:
+  email:
+    host: 127.0.0.1
+    port: $(post_port)
+    auth:
+      usernameRef: {name: smtp, key: username}
+      passwordRef: {name: smtp, key: password}
+    from: Virtual accounts <virtual-accounts@example.com>
+    caBundle: {name: smtp, key: ca.crt}
+YAML
+    kubectl apply -f "$work/channel.yaml" | indent
+    kubectl wait --for=condition=Ready --timeout=60s nc/mail >/dev/null ||
+        fail "the channel gets ready" <<<"$(kubectl describe nc/mail)"
+    show get nc
+    expect "the operator logged in over TLS to find that out" '*"AUTH PLAIN encrypted"*' "$(cat "$mails/events")"
+    expect "and sent nobody anything" '' "$(taken)"
+}
+
+rotate_and_tell() {
+    local before=$token target='{"spec":{"notificationTargets":[{"channelRef":{"name":"mail"},"toEmails":["alice@example.com"]}]}}'
+    say "\$ kubectl patch va $account --type merge -p '$target'"
+    kubectl patch va "$account" --type merge -p "$target" >/dev/null
+    say "\$ kubectl annotate va $account --overwrite $rotate=demo-2"
+    kubectl annotate va "$account" --overwrite "$rotate=demo-2" >/dev/null
+    # shellcheck disable=SC2329
+    arrived() { [[ $(taken) ]]; }
+    wait_until 30 "a mail arrives" arrived
+    token=$(secret_key token)
+    say "this arrived for alice@example.com:"
+    echo
+    mail show | indent
+    echo
+    expect "it has two parts, text and HTML" 'multipart/alternative text/plain text/html' "$(mail parts)"
+    expect "both name the account" 'text/plain text/html' "$(mail names "default/$account")"
+    expect "both name the new token by its id" 'text/plain text/html' "$(mail names "$(claim jti <<<"$token")")"
+    expect "neither the new token nor the previous one is anywhere in it" 'true' "$(printf '%s\n' "$token" "$before" | mail lacks)"
+    # shellcheck disable=SC2329
+    recorded() { [[ $(status 'notifications[0].state') == Sent ]]; }
+    wait_until 30 "the status records that it was sent" recorded
+    holds "the status says that it was sent"
+    expect "and under which id: the one in the mail's header" \
+        "$(status 'notifications[0].id')" "$(mail header X-Virtual-Account-Notice)"
+    show get va "$account" -o 'custom-columns=KIND:.status.notifications[*].kind,STATE:.status.notifications[*].state,SENT AT:.status.notifications[*].sentAt'
+}
+
+taken() { find "$mails" -name '*.json'; }
+mail() { "$python" hack/mail.py "$mails" "$@"; }
+
 start_bao() {
     export BAO_ADDR=http://127.0.0.1:$(free_port) BAO_TOKEN=demo-root-token
     "$bao" server -dev -dev-no-store-token -dev-root-token-id "$BAO_TOKEN" -dev-listen-address "${BAO_ADDR#http://}" \
-        </dev/null 9>&- >"$work/bao.log" 2>&1 &
+        </dev/null 8>&- 9>&- >"$work/bao.log" 2>&1 &
     bao_pid=$!
     # shellcheck disable=SC2329
     unsealed() { "$bao" status >/dev/null 2>&1; }
@@ -354,8 +432,8 @@ YAML
 rotate_store() {
     local before token
     before=$(stored_jti) token=$(in_store | field token)
-    say "\$ kubectl annotate va $loader $rotate=demo-2,grace=8s"
-    kubectl annotate va "$loader" "$rotate=demo-2,grace=8s" >/dev/null
+    say "\$ kubectl annotate va $loader $rotate=demo-3,grace=8s"
+    kubectl annotate va "$loader" "$rotate=demo-3,grace=8s" >/dev/null
     # shellcheck disable=SC2329
     rotated() { [[ $(stored_jti) != "$before" && $(kubectl get va "$loader" -o 'jsonpath={.status.jwts[1].phase}') == Superseded ]]; }
     wait_until 30 "the store gets another token" rotated
@@ -392,7 +470,9 @@ invite() {
      kubectl get va -A -o wide        # no kubectl? alias kubectl='$plane kubectl'
      kubectl explain va.spec
      kubectl edit va $account
+     kubectl annotate nc mail --overwrite virtualaccounts.dev/test-requested-at="\$(date)"
 
+   Mails: $mails
    The operator's log: $log
 TEXT
 }
@@ -467,7 +547,8 @@ clean_up() {
     stop "$follower_pid"
     stop "$operator_pid"
     stop "$bao_pid"
-    exec 9>&-
+    stop "$post_pid"
+    exec 8>&- 9>&-
     stop "$plane_pid"
     # What is left of an interrupted build.
     for job in $(jobs -p); do stop "$job"; done

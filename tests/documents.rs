@@ -1,5 +1,5 @@
-//! What is committed beside the source says what the source says: the definitions, their descriptions, and the README's
-//! tables of settings and metrics.
+//! What is committed beside the source says what the source says: the definitions, their descriptions, the README's
+//! tables of settings and metrics, and the tables of notices.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says so")]
 
@@ -12,20 +12,23 @@ use std::time::Duration;
 use clap::CommandFactory;
 use serde_json::Value;
 use virtual_account_operator::api::{
-    Instant, IssueReason, VirtualAccount, VirtualAccountSpec, VirtualAccountStatus, crds,
+    Instant, IssueReason, NoticeKind, VirtualAccount, VirtualAccountSpec, VirtualAccountStatus, crds,
 };
 use virtual_account_operator::config::Cli;
 use virtual_account_operator::metrics::Metrics;
+use virtual_account_operator::notify::Medium;
+
+const NOTICES: &str = "docs/notifications/README.md";
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
         .unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The rows of a README table whose first cell is code: the cells, without backticks.
-fn rows(first_header: &str) -> Vec<Vec<String>> {
-    let readme = read("README.md");
-    let table = readme.split(&format!("| {first_header} |")).nth(1).expect("the table exists");
+/// The rows of a document's table with this first header: the cells, without backticks.
+fn rows(document: &str, first_header: &str) -> Vec<Vec<String>> {
+    let document = read(document);
+    let table = document.split(&format!("| {first_header} |")).nth(1).expect("the table exists");
     let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
     rows.map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().replace('`', "")).collect()).collect()
 }
@@ -72,7 +75,7 @@ fn the_readme_lists_every_setting() {
     let expected: BTreeSet<(String, String)> = flags
         .filter_map(|flag| Some((format!("--{}", flag.get_long()?), flag.get_env()?.to_str()?.to_owned())))
         .collect();
-    let rows = rows("flag");
+    let rows = rows("README.md", "flag");
     let listed: BTreeSet<_> = rows.iter().map(|row| (row[0].clone(), row[1].clone())).collect();
     assert_eq!(listed, expected);
     for flag in run.get_arguments().filter(|flag| !flag.get_default_values().is_empty()) {
@@ -109,6 +112,81 @@ fn the_readme_lists_every_metric() {
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let expected: BTreeSet<String> =
         types.map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() }).collect();
-    let listed: BTreeSet<String> = rows("metric").into_iter().map(|mut row| row.swap_remove(0)).collect();
+    let listed: BTreeSet<String> = rows("README.md", "metric").into_iter().map(|mut row| row.swap_remove(0)).collect();
     assert_eq!(listed, expected);
+}
+
+#[test]
+fn the_page_on_notices_lists_every_kind_and_those_told_by_default() {
+    let listed: Vec<[String; 2]> =
+        rows(NOTICES, "kind | default").into_iter().map(|row| [row[0].clone(), row[1].clone()]).collect();
+    let told = |kind| if NoticeKind::DEFAULT.contains(kind) { "yes" } else { "no" };
+    let expected = NoticeKind::ALL.each_ref().map(|kind| [kind.to_string(), told(kind).to_owned()]);
+    assert_eq!(listed, expected);
+}
+
+#[test]
+fn the_page_on_notices_says_of_every_kind_when_it_is_dropped() {
+    let cells = rows(NOTICES, "kind | is dropped when").into_iter().map(|row| row[0].clone());
+    let listed: BTreeSet<String> =
+        cells.flat_map(|cell| cell.split(", ").map(str::to_owned).collect::<Vec<_>>()).collect();
+    assert_eq!(listed, NoticeKind::ALL.iter().map(ToString::to_string).collect());
+}
+
+#[test]
+fn the_page_on_notices_leads_to_a_page_for_every_medium() {
+    let rows = rows(NOTICES, "medium");
+    let fields: Vec<&str> = rows.iter().map(|row| row[1].as_str()).collect();
+    assert_eq!(
+        fields.iter().copied().collect::<BTreeSet<_>>(),
+        Medium::ALL.iter().map(|medium| medium.as_str()).collect()
+    );
+    for (row, field) in rows.iter().zip(fields) {
+        let page = row[2].split(['[', ']']).nth(1).unwrap();
+        assert_eq!(row[2], format!("[{page}]({page})"));
+        assert!(read(&format!("docs/notifications/{page}")).contains(&format!("\n  {field}:\n")), "{page}: {field}");
+    }
+}
+
+/// Where a document's links inside the checkout lead: file and heading.
+fn links(document: &str) -> Vec<(String, Option<String>)> {
+    let text = read(document);
+    let folder = Path::new(document).parent().unwrap();
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let inside = targets.filter(|target| !target.contains("://"));
+    let split = inside.map(|target| match target.split_once('#') {
+        Some((file, heading)) => (file, Some(heading.to_owned())),
+        None => (target, None),
+    });
+    let path = |file: &str| match file {
+        "" => document.to_owned(),
+        file => folder.join(file).to_str().unwrap().to_owned(),
+    };
+    split.map(|(file, heading)| (path(file), heading)).collect()
+}
+
+/// The name that links give a heading: as GitHub makes it.
+fn anchor(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+    text.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).collect()
+}
+
+#[test]
+fn links_between_the_documents_lead_somewhere() {
+    let mut documents: Vec<String> = ["README.md", "SECURITY.md", "docs/protocol.md"].map(str::to_owned).into();
+    for folder in ["docs/notifications", "docs/stores"] {
+        let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
+        documents.extend(files.map(|file| format!("{folder}/{}", file.unwrap().file_name().to_str().unwrap())));
+    }
+    let mut headings = 0;
+    for document in documents {
+        for (file, heading) in links(&document) {
+            assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(&file).exists(), "{document} leads to {file}");
+            let Some(heading) = heading else { continue };
+            let there = read(&file).lines().any(|line| line.starts_with('#') && anchor(line) == heading);
+            assert!(there, "{document} leads to {file}#{heading}");
+            headings += 1;
+        }
+    }
+    assert!(headings > 2, "few links name a heading: are they found?");
 }

@@ -540,10 +540,13 @@ fn shipped_yaml_is_accepted() {
     for sample in samples {
         apply(&fs::read_to_string(sample).unwrap());
     }
-    let readme = declared(&fs::read_to_string(root().join("README.md")).unwrap());
-    assert!(!readme.is_empty());
-    for block in readme {
-        apply(&block);
+    let pages = fs::read_dir(root().join("docs/notifications")).unwrap().map(|entry| entry.unwrap().path());
+    for page in pages.chain([root().join("README.md")]) {
+        let blocks = declared(&fs::read_to_string(&page).unwrap());
+        assert!(!blocks.is_empty(), "{}", page.display());
+        for block in blocks {
+            apply(&block);
+        }
     }
     let definitions = PLANE.kubectl_ok(&["kustomize", &root().join("config/crd").display().to_string()], None);
     PLANE.kubectl_ok(

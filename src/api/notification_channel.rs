@@ -23,7 +23,7 @@ use super::{AllowedNamespaces, Instant, NoticeKind, SecretKeyRef};
     group = "virtualaccounts.dev",
     version = "v1alpha1",
     kind = "NotificationChannel",
-    doc = "A way to tell people about virtual accounts: e-mail, Slack, a webhook, Microsoft Teams or PagerDuty. Short name: nc.",
+    doc = "A way to tell people about virtual accounts: mail, Slack, a webhook, Microsoft Teams or PagerDuty. Short name: nc.",
     plural = "notificationchannels",
     shortname = "nc",
     category = "all",

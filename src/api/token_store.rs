@@ -102,7 +102,7 @@ pub enum AllowedFrom {
 /// A key of a Secret in the object's own namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct SecretKeyRef {
-    /// The Secret's name.
+    /// The Secret's name. It is in the same namespace as the object that names it.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// The key in its `data`.

@@ -198,7 +198,7 @@ pub(super) const ADDRESS: &str = r"[A-Za-z0-9.!#$%&\'*+/=?^_`{|}~-]{1,64}@[A-Za-
 pub struct NotificationTarget {
     /// The NotificationChannel.
     pub channel_ref: ObjectRef,
-    /// The recipients, 1 to 50 addresses. Needed for an e-mail channel, and of no meaning for others.
+    /// The recipients, 1 to 50 addresses. Needed for mail, and of no meaning for other media.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 50), inner(length(min = 3, max = 254)))]
     #[x_kube(
@@ -206,7 +206,7 @@ pub struct NotificationTarget {
         validation = Rule::new(format!("self.all(a, a.matches('^{ADDRESS}$'))")).message("each must be a bare e-mail address, for example alice@example.com")
     )]
     pub to_emails: Option<Vec<String>>,
-    /// Where a Slack bot posts: ids or names of channels, at most 20. Default: the bot's own. Of no meaning for others.
+    /// Where a Slack bot posts: ids or names of channels, at most 20. Default: the bot's own. Of no meaning for other media.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 20), inner(length(min = 1, max = 80), regex(pattern = r"^#?[^\s#,]+$")))]
     #[x_kube(merge_strategy = ListMerge::Set)]

@@ -382,7 +382,7 @@ async fn lists_show_medium_readiness_and_the_last_test() {
 #[test]
 fn the_fields_of_channels_explain_themselves() {
     for (field, words) in [
-        ("nc", "A way to tell people about virtual accounts: e-mail, Slack, a webhook, Microsoft Teams or PagerDuty."),
+        ("nc", "A way to tell people about virtual accounts: mail, Slack, a webhook, Microsoft Teams or PagerDuty."),
         ("nc.spec", "exactly one medium"),
         ("nc.spec.allowedNamespaces", "Default: its own alone."),
         ("nc.spec.allowInsecure", "Default: false."),
@@ -399,7 +399,7 @@ fn the_fields_of_channels_explain_themselves() {
         ("nc.status.conditions", "told nobody anything"),
         ("nc.status.lastTest", "asked for by the annotation virtualaccounts.dev/test-requested-at"),
         ("va.spec.notificationTargets", "Who is told, at most 8"),
-        ("va.spec.notificationTargets.toEmails", "Needed for an e-mail channel"),
+        ("va.spec.notificationTargets.toEmails", "Needed for mail"),
         ("va.spec.notificationTargets.events", "On request: GraceEnding and TokenRetired"),
         ("va.status.notifications", "the last that were"),
     ] {
