@@ -99,12 +99,15 @@ fn carried(change: &Change<'_>, told: &Told, notice: &Notification) -> Option<No
     if notice.state != State::Pending {
         return Some(notice);
     }
+    let late = is_late(change, &notice);
+    // What was tried in vain until it was too late does not end in silence.
+    let over = !is_true(change, &notice) || (late && notice.failing_since.is_none());
     // By a wrong clock it only seems to be over.
-    if change.observed.clock_trusted && !is_true(change, &notice) {
+    if change.observed.clock_trusted && over {
         return None;
     }
     let wanted = told.kinds.contains(&notice.kind);
-    wanted.then(|| given_up(change, barred(change, told, notice)))
+    wanted.then(|| given_up(change, barred(change, told, notice), late))
 }
 
 fn reported(change: &Change<'_>, notice: Notification) -> Notification {
@@ -159,10 +162,9 @@ fn is_true(change: &Change<'_>, notice: &Notification) -> bool {
     let (now, after) = (change.now, change.after);
     let entry = after.jwts.iter().find(|entry| entry.id == notice.jwt_id);
     let newest = after.jwts.first().is_some_and(|newest| newest.id == notice.jwt_id);
-    let fresh = now < notice.at + GIVE_UP;
     let ahead = notice.ends_at.is_some_and(|end| now < end);
     match notice.kind {
-        NoticeKind::TokenRotated => entry.is_some() && (fresh || ahead),
+        NoticeKind::TokenRotated => entry.is_some(),
         NoticeKind::GraceEnding => entry.is_some() && ahead,
         NoticeKind::TokenExpiring => {
             newest && ahead && doomed(change.desired, after).is_some() && is_last(change, notice)
@@ -170,8 +172,20 @@ fn is_true(change: &Change<'_>, notice: &Notification) -> bool {
         NoticeKind::TokenExpired => {
             entry.is_some_and(|entry| entry.phase != Phase::Superseded) && (newest || is_held(after, &notice.jwt_id))
         }
-        NoticeKind::DeliveryFailing => true,
-        NoticeKind::TokenRetired | NoticeKind::DeliveryRecovered | NoticeKind::TokenRevoked => fresh,
+        NoticeKind::DeliveryFailing
+        | NoticeKind::TokenRetired
+        | NoticeKind::DeliveryRecovered
+        | NoticeKind::TokenRevoked => true,
+    }
+}
+
+// Whether it tells of the past alone, and that was too long ago.
+fn is_late(change: &Change<'_>, notice: &Notification) -> bool {
+    let stale = change.now >= notice.at + GIVE_UP;
+    match notice.kind {
+        NoticeKind::TokenRotated => stale && notice.ends_at.is_none_or(|end| end <= change.now),
+        NoticeKind::TokenRetired | NoticeKind::DeliveryRecovered | NoticeKind::TokenRevoked => stale,
+        _ => false,
     }
 }
 
@@ -222,8 +236,8 @@ fn lacks_recipients(told: &Told, medium: Medium, has_recipients: bool) -> Option
     Some(TargetError { reason: NO_RECIPIENTS.into(), message })
 }
 
-fn given_up(change: &Change<'_>, notice: Notification) -> Notification {
-    let over = notice.failing_since.is_some_and(|since| change.now >= since + GIVE_UP);
+fn given_up(change: &Change<'_>, notice: Notification, late: bool) -> Notification {
+    let over = late || notice.failing_since.is_some_and(|since| change.now >= since + GIVE_UP);
     if !over || !change.observed.clock_trusted {
         return notice;
     }
