@@ -31,9 +31,9 @@ mod text;
 mod webhook;
 
 pub use channels::{Admission, Channels};
+pub use email::Email;
 pub use letter::{Content, Letter, Owner};
 pub use medium::Medium;
-pub use email::Email;
 pub use ms_teams_webhook::MsTeamsWebhook;
 pub use open::{Open, media};
 pub use outbox::{Courier, Outbox, Posted, Report};

@@ -32,7 +32,9 @@ async fn open(
 ) -> Result<Box<dyn Notifier>, ProviderError> {
     let network = Network { allow_http: spec.allow_insecure.unwrap_or_default(), ..network };
     match &spec {
-        NotificationChannelSpec { email: Some(email), .. } => Ok(Box::new(Email::open(email, identity, network).await?)),
+        NotificationChannelSpec { email: Some(email), .. } => {
+            Ok(Box::new(Email::open(email, identity, network).await?))
+        }
         NotificationChannelSpec { slack_webhook: Some(slack), .. } => {
             Ok(Box::new(SlackWebhook::open(slack, identity, network).await?))
         }
