@@ -11,14 +11,14 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use support::cluster::{Cluster, PATIENCE, account_path, entries, ready, secret_path, wait_for};
 use support::operator::{Operator, Options};
-use support::plane::{AuditEvent, Plane};
+use support::plane::Plane;
+use support::requests::{STATUS, line, lines, mark, refused, requests, since};
 
 const MANY: usize = 200;
 /// Longer than the bookmarks are apart and than anything that repeats by the minute.
 const IDLE: Duration = Duration::from_secs(125);
 
 const READ_IN_ORDER: [&str; 2] = ["get secrets", "get virtualaccounts"];
-const STATUS: &str = "update virtualaccounts/status";
 
 #[test]
 fn first_issue_costs_three_writes_and_no_read() {
@@ -200,50 +200,10 @@ impl Scene {
 
     /// What the operator asks of the API server about this namespace while something is done, and a moment longer.
     fn requests(&self, work: impl FnOnce()) -> Vec<String> {
-        let from = mark(self.plane, &self.cluster);
-        work();
-        // What comes too late to be waited for comes now.
-        std::thread::sleep(Duration::from_millis(500));
-        let mut events = since(self.plane, &self.cluster, from, &self.operator.user());
-        events.retain(|event| event.namespace == self.ns);
-        let missing = |event: &AuditEvent| event.code == 404 && event.verb == "get";
-        assert!(events.iter().all(|event| event.code < 400 || missing(event)), "{}", refused(&events));
-        lines(&events)
+        requests(self.plane, &self.cluster, &self.operator.user(), &self.ns, work)
     }
 }
 
 fn spec() -> Value {
     json!({"autoRotate": {"autoRotateInterval": "90d", "gracePeriod": "7d"}})
-}
-
-/// A place in the audit log behind all that is done now: a line is written in full before the next request is answered.
-fn mark(plane: &Plane, cluster: &Cluster) -> usize {
-    cluster.find("/version").expect("the server has a version");
-    plane.audit().len()
-}
-
-/// The operator's requests since then, without watches and Events.
-fn since(plane: &Plane, cluster: &Cluster, from: usize, user: &str) -> Vec<AuditEvent> {
-    mark(plane, cluster);
-    let mut events = plane.audit().split_off(from);
-    events.retain(|event| {
-        event.user == user && event.stage == "ResponseComplete" && event.verb != "watch" && event.resource != "events"
-    });
-    events
-}
-
-/// `update virtualaccounts/status`
-fn line(event: &AuditEvent) -> String {
-    let subresource = if event.subresource.is_empty() { String::new() } else { format!("/{}", event.subresource) };
-    format!("{} {}{subresource}", event.verb, event.resource)
-}
-
-fn lines(events: &[AuditEvent]) -> Vec<String> {
-    events.iter().map(line).collect()
-}
-
-fn refused(events: &[AuditEvent]) -> String {
-    let refused: Vec<_> =
-        events.iter().filter(|event| event.code >= 400).map(|event| (event.code, line(event))).collect();
-    format!("refused: {refused:?}")
 }

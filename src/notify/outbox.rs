@@ -55,7 +55,7 @@ pub enum Report {
         /// When.
         at: Instant,
     },
-    /// Tried, will be tried again.
+    /// Tried, itself or what is before it on its way, and will be tried again.
     Failing {
         /// Why the last attempt failed.
         error: ProviderError,

@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     Cut,
     /// The server carries it out, then the connection breaks.
     LoseAnswer,
+    /// The server carries it out, and nothing ever comes back.
+    HangAnswer,
     /// It is answered with this status, with a `Retry-After` of so many seconds.
     Answer(u16, Option<u32>),
 }
@@ -192,6 +194,10 @@ async fn handle(State(shared): State<Arc<Shared>>, ConnectInfo(wire): ConnectInf
         Fault::LoseAnswer => {
             shared.pass(request).await;
             wire.cut()
+        }
+        Fault::HangAnswer => {
+            shared.pass(request).await;
+            pending().await
         }
         Fault::Answer(code, retry_after) => {
             let body = Body::from((shared.errors)(code));

@@ -5,4 +5,5 @@ pub(crate) mod cluster;
 pub(crate) mod fault;
 pub(crate) mod operator;
 pub(crate) mod plane;
+pub(crate) mod requests;
 pub(crate) mod server;

@@ -219,7 +219,15 @@ impl World {
         let given_up = notice.state == State::Failed && before.is_some_and(|before| before.state == State::Pending);
         let refused = notice.error.as_ref().is_some_and(|error| error.reason == "Refused");
         let long = notice.failing_since.is_some_and(|since| self.now + SLACK >= since + GIVE_UP);
-        if given_up && !refused && !long {
+        let tells_of_the_past = matches!(
+            notice.kind,
+            NoticeKind::TokenRotated
+                | NoticeKind::TokenRetired
+                | NoticeKind::TokenRevoked
+                | NoticeKind::DeliveryRecovered
+        );
+        let late = tells_of_the_past && self.now + SLACK >= notice.at + GIVE_UP;
+        if given_up && !refused && !long && !late {
             self.bad(format!("given up too early: {notice:?}"));
         }
     }
@@ -227,7 +235,8 @@ impl World {
     // A notice that was not sent may be dropped only if it is no longer true.
     fn judge_dropped(&mut self, new: &VirtualAccountStatus, gone: &Notification) {
         let entry = new.jwts.iter().find(|entry| entry.id == gone.jwt_id);
-        let old = self.now + SLACK >= gone.at + GIVE_UP;
+        // What was tried in vain is given up instead.
+        let old = self.now + SLACK >= gone.at + GIVE_UP && gone.failing_since.is_none();
         // By a clock that was wrong when it came about it may look old at any time.
         let strange = self.book.clock_was_wrong;
         let over = gone.ends_at.is_some_and(|end| self.now + SLACK >= end);

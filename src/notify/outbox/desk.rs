@@ -140,7 +140,10 @@ impl Desk {
             Err(_) if batch.tickets.len() > 1 => Verdict::Alone,
             Err(error) => Verdict::Over(Report::Refused { error }),
         };
-        let told = self.conclude(batch.tickets, &verdict);
+        let mut told = self.conclude(batch.tickets, &verdict);
+        if let Verdict::Failing(error) = &verdict {
+            told.extend(self.hold_back(&batch.address, error));
+        }
         self.rest(&batch.address, wait.unwrap_or(Seconds::ZERO), failed, now);
         told
     }
@@ -296,14 +299,21 @@ impl Desk {
                 open.alone = true;
                 false
             }
-            Verdict::Failing(error) => {
-                let before = open.failing.replace(error.clone());
-                before.is_none_or(|before| before.reason != error.reason)
-            }
+            Verdict::Failing(error) => open.fails(error),
         };
         self.queue(account, &open);
         self.accounts.entry(account.clone()).or_default().insert(id.clone(), Item::Open(open));
         is_news
+    }
+
+    /// What waits behind a message that failed fails with it: their accounts must hear of a dead channel before their turn.
+    fn hold_back(&mut self, address: &Address, error: &ProviderError) -> BTreeSet<AccountId> {
+        let waiting: Vec<Ticket> = self.lanes.get(address).into_iter().flat_map(Lane::tickets).cloned().collect();
+        let told = waiting.into_iter().filter_map(|Ticket { account, id }| {
+            let Item::Open(open) = self.accounts.get_mut(&account)?.get_mut(&id)? else { return None };
+            open.fails(error).then_some(account)
+        });
+        told.collect()
     }
 
     /// A lane after its message.
@@ -326,6 +336,14 @@ impl Desk {
     pub(super) fn is_bare(&self) -> bool {
         let Self { accounts, lanes, turns, due, last_turn: _ } = self;
         accounts.is_empty() && lanes.is_empty() && turns.is_bare() && due.is_empty()
+    }
+}
+
+impl Open {
+    /// Whether that is news.
+    fn fails(&mut self, error: &ProviderError) -> bool {
+        let before = self.failing.replace(error.clone());
+        before.is_none_or(|before| before.reason != error.reason)
     }
 }
 

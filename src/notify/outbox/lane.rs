@@ -81,6 +81,11 @@ impl Lane {
         self.alone.remove(&turn);
     }
 
+    /// The letters that wait.
+    pub(super) fn tickets(&self) -> impl Iterator<Item = &Ticket> {
+        self.together.values().chain(self.alone.values())
+    }
+
     /// Whether no letter waits.
     pub(super) fn is_empty(&self) -> bool {
         self.together.is_empty() && self.alone.is_empty()

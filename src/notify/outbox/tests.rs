@@ -358,6 +358,19 @@ async fn a_failure_is_told_when_it_is_new_or_another() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_behind_a_failure_is_told_of_it() {
+    let world = World::new(|_, _, _| fail(ErrorKind::Unavailable, "ConnectionBroken"));
+    world.post("first", [hook("a")]);
+    world.post("second", [hook("b")]);
+    settle().await;
+    for (name, id) in [("first", "a"), ("second", "b")] {
+        let report = world.outbox.reports(&account(name)).remove(id);
+        assert!(matches!(report, Some(Report::Failing { .. })), "{name}: {report:?}");
+    }
+    assert_eq!((world.sent().len(), lock(&world.told).len()), (1, 2), "one attempt, and both hear of it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn waits_double_until_the_first_success() {
     let world = World::new(|_, _, number| if number == 8 { ok() } else { fail(ErrorKind::Unavailable, "Down") });
     world.post("a", [hook("1"), hook("2")]);
