@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::apply::{CallError, Cluster, Report, pass};
+use super::apply::{Report, pass};
+use super::cluster::{CallError, Cluster};
 use super::desired::{Limits, StorePath};
 use super::journal::{is_event, journal};
 use super::kubernetes::Kubernetes;

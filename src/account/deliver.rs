@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use aws_lc_rs::digest::{SHA256, digest};
 use futures::future::join_all;
 
-use super::apply::{CallError, Cluster};
+use super::cluster::{CallError, Cluster};
 use super::desired::{Desired, StorePath};
 use super::ledger::Ledger;
 use super::observe::Observed;

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::apply::CallError;
+use super::cluster::CallError;
 use super::secret::{OPERATOR, SecretMeta};
 use crate::api::{AccountId, STORES_FINALIZER, VirtualAccount, VirtualAccountStatus};
 use crate::client::describe;

@@ -11,6 +11,7 @@
 //! when a pass runs.
 
 pub mod apply;
+pub mod cluster;
 pub mod condition;
 pub mod controller;
 mod deliver;

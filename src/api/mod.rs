@@ -14,7 +14,7 @@ pub mod virtual_account;
 
 pub use duration::{DaysOrDuration, Seconds};
 pub use instant::Instant;
-pub use notice::NoticeKind;
+pub use notice::{NoticeKind, Notification, NotificationState, NotificationTarget};
 pub use notification_channel::*;
 pub use token_store::*;
 pub use virtual_account::*;

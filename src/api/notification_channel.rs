@@ -14,7 +14,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::virtual_account::ADDRESS;
+use super::notice::ADDRESS;
 use super::{AllowedNamespaces, Instant, NoticeKind, SecretKeyRef};
 
 /// A way to tell people that accounts may name in spec.notificationTargets: exactly one medium.

@@ -18,7 +18,7 @@ mod integrations;
 
 use integrations::Integrations;
 
-use crate::account::apply::CallError;
+use crate::account::cluster::CallError;
 use crate::account::controller::{Controller, Parts};
 use crate::account::desired::Limits;
 use crate::account::kubernetes::Kubernetes;

@@ -15,7 +15,8 @@ use super::people::stores_at;
 use super::post::all_told;
 use super::world::{Calls, SKEW, World};
 use super::writer::Writer;
-use crate::account::apply::{CallError, Report, pass};
+use crate::account::apply::{Report, pass};
+use crate::account::cluster::CallError;
 use crate::account::condition::SECRET_NOT_OWNED;
 use crate::account::secret::{ACCOUNT_LABEL, UID_ANNOTATION};
 use crate::api::{

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use super::invariants::Book;
 use super::post::Post;
 use super::stores::{Put, Remove, Retire, Shelf, Vault};
-use crate::account::apply::CallError;
+use crate::account::cluster::CallError;
 use crate::account::desired::{Desired, Limits, StorePath};
 use crate::account::fixtures;
 use crate::account::observe::version_number;

@@ -12,7 +12,7 @@ use rand::Rng;
 
 use super::stores::{Put, Remove, Retire};
 use super::world::{Answer, SKEW, World, Write};
-use crate::account::apply::{CallError, Cluster};
+use crate::account::cluster::{CallError, Cluster};
 use crate::account::desired::{Limits, StorePath};
 use crate::account::observe::version_number;
 use crate::account::secret::SecretMeta;
