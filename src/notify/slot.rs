@@ -7,7 +7,7 @@ use std::time::Instant as Monotonic;
 
 use tokio::sync::Semaphore;
 
-use super::{Medium, Message, Notifier, Open};
+use super::{Medium, Memory, Message, Notifier, Open};
 use crate::api::{Instant, NotificationChannelSpec, Seconds};
 use crate::backoff;
 use crate::integration::{Checked, ErrorKind, Identity, Login, Network, Opened, ProviderError, Timing};
@@ -34,6 +34,8 @@ pub(super) struct Slot {
     of: Blueprint,
     permits: Semaphore,
     login: Login<dyn Notifier>,
+    /// Outlives what is opened.
+    memory: Arc<Memory>,
     unopened: Mutex<Option<Unopened>>,
     health: Mutex<Health>,
 }
@@ -76,6 +78,7 @@ impl Slot {
             of,
             permits: Semaphore::new(CALLS),
             login: Login::default(),
+            memory: Arc::default(),
             unopened: Mutex::default(),
             health: Mutex::default(),
         }
@@ -127,7 +130,8 @@ impl Slot {
 
     async fn open(&self) -> Result<Opened<dyn Notifier>, ProviderError> {
         let Blueprint { spec, identity, network, open, .. } = &self.of;
-        let opened = self.within(open(spec.clone(), Arc::clone(identity), *network)).await.map_err(not_of_the_message);
+        let opening = open(spec.clone(), Arc::clone(identity), *network, Arc::clone(&self.memory));
+        let opened = self.within(opening).await.map_err(not_of_the_message);
         let failed = opened.as_ref().err().map(|error| Unopened { error: error.clone(), at: Monotonic::now() });
         *lock(&self.unopened) = failed;
         opened.map(Opened::from)
@@ -208,10 +212,13 @@ mod tests {
 
     use futures::FutureExt;
     use serde_json::json;
+    use wiremock::matchers::any;
+    use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
     use super::*;
-    use crate::api::{SecretKeyRef, ServiceAccountRef};
+    use crate::api::{AccountId, SecretKeyRef, ServiceAccountRef};
     use crate::integration::{Credential, TIMING};
+    use crate::notify::{Content, Letter};
 
     struct Nobody;
 
@@ -238,7 +245,7 @@ mod tests {
     fn unopenable(timing: Timing) -> (Slot, Arc<AtomicUsize>) {
         let tried = Arc::<AtomicUsize>::default();
         let counter = Arc::clone(&tried);
-        let open: Open = Arc::new(move |_, _, _| {
+        let open: Open = Arc::new(move |_, _, _, _| {
             counter.fetch_add(1, Ordering::SeqCst);
             async { Err(error(ErrorKind::Invalid)) }.boxed()
         });
@@ -267,6 +274,68 @@ mod tests {
             slot.check().await.unwrap_err();
             assert_eq!(tried.load(Ordering::SeqCst), expected, "once, and for the check");
         }
+    }
+
+    /// Secrets hold a token.
+    struct Vault;
+
+    #[async_trait::async_trait]
+    impl Identity for Vault {
+        async fn secret(&self, _: &SecretKeyRef) -> Result<Credential, ProviderError> {
+            Ok(Credential::new("xoxb-1".into()))
+        }
+
+        async fn service_account_token(&self, _: &ServiceAccountRef, _: &str) -> Result<Credential, ProviderError> {
+            Err(error(ErrorKind::Denied))
+        }
+    }
+
+    /// A Slack that puts off the first message to channel `late`; what it took, by channel.
+    async fn slack() -> (MockServer, Arc<Mutex<Vec<String>>>) {
+        let (server, taken) = (MockServer::start().await, Arc::<Mutex<Vec<String>>>::default());
+        let (there, late) = (Arc::clone(&taken), AtomicUsize::new(0));
+        let answer = move |request: &Request| {
+            let content: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+            let Some(channel) = content["channel"].as_str() else { return json_answer(&json!({"ok": true})) };
+            if channel == "late" && late.fetch_add(1, Ordering::SeqCst) == 0 {
+                return json_answer(&json!({"ok": false, "error": "ratelimited"}));
+            }
+            lock(&there).push(channel.to_owned());
+            json_answer(&json!({"ok": true}))
+        };
+        Mock::given(any()).respond_with(answer).mount(&server).await;
+        (server, taken)
+    }
+
+    fn json_answer(content: &serde_json::Value) -> ResponseTemplate {
+        ResponseTemplate::new(200).set_body_json(content)
+    }
+
+    #[tokio::test]
+    async fn who_has_a_message_is_known_after_a_check() {
+        let (server, taken) = slack().await;
+        let bot =
+            json!({"tokenRef": {"name": "slack", "key": "token"}, "endpoint": server.uri(), "channels": ["a", "late"]});
+        let (slot, _) = unopenable(TIMING);
+        let network = Network { allow_local: true, ..slot.of.network };
+        let spec = serde_json::from_value(json!({"slackBot": bot})).unwrap();
+        let (identity, open) = (Arc::new(Vault), crate::notify::media());
+        let slot = Slot::new(Blueprint { spec, identity, open, network, medium: Medium::SlackBot, ..slot.of });
+        let letter = Letter {
+            id: "jti.TokenRetired".into(),
+            incident: String::new(),
+            account: AccountId::new("shop", "cart"),
+            owner: None,
+            description: None,
+            jti: "jti".into(),
+            at: at(0),
+            content: Content::Retired { ended_at: at(0) },
+        };
+        let message = Message { letters: vec![letter], recipients: vec![], cluster: String::new(), now: at(0) };
+        assert_eq!(slot.send(&message).await.unwrap_err().kind, ErrorKind::Throttled);
+        slot.check().await.unwrap();
+        slot.send(&message).await.unwrap();
+        assert_eq!(*lock(&taken), ["a", "late"], "nobody gets it twice");
     }
 
     /// What the health says at each second: `-` unknown, `t`rue or `f`alse.

@@ -161,7 +161,7 @@ impl Bench {
         tokio::spawn(poster.run(stop.clone()));
         let (scripted, heard, heard_too) = (Arc::clone(&script), Arc::clone(&told), Arc::clone(&told));
         let open: Open =
-            Arc::new(move |spec, identity, network| Arc::clone(&scripted).open(spec, identity, network).boxed());
+            Arc::new(move |spec, identity, network, _| Arc::clone(&scripted).open(spec, identity, network).boxed());
         let (namespaces, watch) = Namespaces::new(client.clone());
         let tell_of = move |name: &str| heard_too.lock().unwrap().push(Concern::Namespace(name.to_owned()));
         let (channels, tasks) = Channels::new(Parts {
