@@ -8,13 +8,14 @@
 
 use async_trait::async_trait;
 
-use crate::api::Instant;
+use crate::api::{Instant, Seconds};
 use crate::integration::ProviderError;
 
 pub mod channels;
 mod controller;
 mod digest;
 mod email;
+mod health;
 mod letter;
 mod medium;
 mod memory;
@@ -44,6 +45,9 @@ pub use slack_bot::SlackBot;
 pub use slack_webhook::SlackWebhook;
 pub use text::{Fact, Text};
 pub use webhook::Webhook;
+
+/// The longest wait that a provider may ask for.
+const PATIENCE: Seconds = Seconds::hours(6);
 
 /// What a medium can do. It does what it is told: to whom, and when, was decided before.
 ///
