@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use kube::{Client, Resource};
 
+use super::health::says_nothing;
 use super::slot::{Blueprint, Slot};
 use super::{Medium, Message, Open};
 use crate::api::{
@@ -29,6 +30,9 @@ const CHANNEL_NOT_FOUND: &str = "ChannelNotFound";
 /// Whether there is such a NotificationChannel is not known.
 const CHANNEL_UNKNOWN: &str = "ChannelUnknown";
 
+/// Called when a channel works again, by its checks; must not block.
+pub type Recovered = Arc<dyn Fn(&ObjectId) + Send + Sync>;
+
 /// What the channels are made of.
 pub struct Parts {
     /// The client; its own retries off.
@@ -47,6 +51,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Who hears of changes.
     pub tell: Tell,
+    /// Who hears of channels whose check had failed and is good now.
+    pub recovered: Recovered,
     /// How often channels are checked: [`crate::integration::TIMING`].
     pub timing: Timing,
     /// `--cluster-name`
@@ -169,9 +175,8 @@ impl Channels {
         message: &Message,
     ) -> Result<(), ProviderError> {
         let answer = slot.send(message).await;
-        if !is_about_the_message(&answer, message) {
-            let (now, seed) = (clock::now(), channel.to_string());
-            let news = slot.health().sent(&answer, &self.parts.timing, &seed, now);
+        if !says_nothing(&answer, message) {
+            let news = slot.health().sent(&answer, &self.parts.timing, clock::now());
             if news {
                 self.queue.add(key(channel));
             }
@@ -291,15 +296,6 @@ fn has_recipients(spec: &NotificationChannelSpec) -> bool {
     }
 }
 
-// Then it says nothing about the channel: else one account could make the channel of all look broken, by a wrong recipient.
-fn is_about_the_message(answer: &Result<(), ProviderError>, message: &Message) -> bool {
-    answer.as_ref().is_err_and(|error| match error.kind {
-        ErrorKind::Invalid => true,
-        ErrorKind::NotFound => !message.recipients.is_empty(),
-        _ => false,
-    })
-}
-
 fn not_found(channel: &ObjectId) -> Refusal {
     Refusal::new(
         CHANNEL_NOT_FOUND,
@@ -335,7 +331,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::api::Instant;
 
     fn spec(spec: Value) -> NotificationChannelSpec {
         serde_json::from_value(spec).unwrap()
@@ -394,27 +389,5 @@ mod tests {
         ] {
             assert_eq!(has_recipients(&spec(given.clone())), expected, "{given}");
         }
-    }
-
-    #[test]
-    fn only_what_is_wrong_with_the_message_is_not_the_channels_fault() {
-        let message = |recipients: Vec<String>| Message {
-            letters: vec![],
-            recipients,
-            cluster: String::new(),
-            now: Instant::from_unix(0),
-        };
-        for (kind, own, named) in [
-            (ErrorKind::Invalid, true, true),
-            (ErrorKind::NotFound, false, true),
-            (ErrorKind::Denied, false, false),
-            (ErrorKind::Unavailable, false, false),
-            (ErrorKind::Throttled, false, false),
-        ] {
-            let answer = Err(ProviderError::new(kind, "", ""));
-            assert_eq!(is_about_the_message(&answer, &message(vec![])), own, "{kind:?}");
-            assert_eq!(is_about_the_message(&answer, &message(vec!["#a".into()])), named, "{kind:?}");
-        }
-        assert!(!is_about_the_message(&Ok(()), &message(vec![])));
     }
 }

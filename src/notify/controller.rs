@@ -14,9 +14,8 @@ use super::slot::Slot;
 use super::status::{self, Finding};
 use crate::api::{AccountId, ChannelTest, Instant, NotificationChannel, NotificationChannelStatus, ObjectId};
 use crate::clock;
-use crate::events::Severity;
 use crate::integration::{
-    Concern, ErrorKind, ProviderError, RETRY, Refusal, identity, keep, ready_news, version_of, write_status,
+    ErrorKind, ProviderError, RETRY, Refusal, identity, keep, ready_news, version_of, write_status,
 };
 use crate::lock::lock;
 
@@ -80,7 +79,11 @@ impl Channels {
             return;
         }
         if let Some(result) = stop.run_until_cancelled(slot.check()).await {
-            slot.health().checked(result, &self.parts.timing, &id.to_string(), clock::now());
+            let works_again = slot.health().checked(result, &self.parts.timing, &id.to_string(), clock::now());
+            if works_again {
+                // What was held back goes out now.
+                (self.parts.recovered)(id);
+            }
         }
     }
 
@@ -130,10 +133,6 @@ impl Channels {
         self.written.wrote(id, version_of(&written.metadata));
         let reasons = ("ChannelReady", "ChannelNotReady");
         if let Some(notice) = ready_news(id, conditions(channel), conditions(&written), reasons) {
-            if notice.type_ == Severity::Normal {
-                // What was held back goes out now.
-                (self.parts.tell)(Concern::Channel(id.clone()));
-            }
             self.parts.events.publish(&written, notice);
         }
         Ok(())

@@ -10,20 +10,18 @@ use async_trait::async_trait;
 use lettre::Address;
 use lettre::transport::smtp::extension::ClientId;
 
-use super::{Message, Notifier};
+use super::{Memory, Message, Notifier};
 use crate::api::{self, EmailSecurity};
 use crate::integration::{Credential, ErrorKind, Identity, Network, ProviderError};
 
 mod address;
 mod answer;
-mod memory;
 mod page;
 mod render;
 mod session;
 mod wire;
 
 use answer::Refusal;
-use memory::Memory;
 use render::{Mail, Recipients, Sender};
 use session::{Login, Server, Session};
 
@@ -31,7 +29,7 @@ use session::{Login, Server, Session};
 pub struct Email {
     server: Server,
     sender: Sender,
-    memory: Memory,
+    memory: Arc<Memory>,
 }
 
 /// What became of the recipients of a message.
@@ -47,7 +45,12 @@ struct Tally {
 
 impl Email {
     /// Reads the credentials and certificates that the specification names; connects at first use.
-    pub async fn open(spec: &api::Email, identity: Arc<dyn Identity>, network: Network) -> Result<Self, ProviderError> {
+    pub async fn open(
+        spec: &api::Email,
+        identity: Arc<dyn Identity>,
+        network: Network,
+        memory: Arc<Memory>,
+    ) -> Result<Self, ProviderError> {
         let security = spec.security.unwrap_or_default();
         if security == EmailSecurity::None && !network.allow_http && !network.allow_local {
             let message = "spec.email.security: None needs spec.allowInsecure: true";
@@ -72,14 +75,14 @@ impl Email {
             hello: ClientId::Domain(from.email.domain().to_owned()),
             network,
         };
-        Ok(Self { server, sender: Sender { from, reply_to }, memory: Memory::default() })
+        Ok(Self { server, sender: Sender { from, reply_to }, memory })
     }
 
     /// All recipients who lack the same letters get one mail, which is mostly everybody.
     async fn deliver(&self, session: &mut Session<'_>, message: &Message, to: &[Address]) -> Result<(), ProviderError> {
         let mut groups: BTreeMap<Vec<usize>, Vec<&Address>> = BTreeMap::new();
         for address in to {
-            let lacks = |n: &usize| !self.memory.has(&message.letters[*n].id, address);
+            let lacks = |n: &usize| !self.memory.has(&message.letters[*n], address.as_ref());
             groups.entry((0..message.letters.len()).filter(lacks).collect()).or_default().push(address);
         }
         let mut tally = Tally::default();
@@ -92,11 +95,11 @@ impl Email {
             let part = Message { letters, recipients: Vec::new(), ..message.clone() };
             let mail = self.sender.mail(&part, to)?;
             let taken = self.transact(session, &mail, &group, &mut tally).await?;
-            self.memory.keep(&ids(&part), &taken);
+            taken.iter().for_each(|&address| self.memory.keep(&part.letters, address.as_ref()));
         }
         let result = tally.verdict(to.len());
-        if !result.as_ref().is_err_and(ProviderError::is_retryable) {
-            self.memory.forget(&ids(message), &to.iter().collect::<Vec<_>>());
+        if result.is_ok() {
+            self.memory.forget(&message.letters, to.iter().map(AsRef::as_ref));
         }
         result
     }
@@ -135,10 +138,6 @@ impl Email {
         tally.refused.append(&mut refused);
         Ok(taken)
     }
-}
-
-fn ids(message: &Message) -> Vec<&str> {
-    message.letters.iter().map(|letter| letter.id.as_str()).collect()
 }
 
 impl Tally {

@@ -8,15 +8,17 @@
 
 use async_trait::async_trait;
 
-use crate::api::Instant;
+use crate::api::{Instant, Seconds};
 use crate::integration::ProviderError;
 
 pub mod channels;
 mod controller;
 mod digest;
 mod email;
+mod health;
 mod letter;
 mod medium;
+mod memory;
 mod ms_teams_webhook;
 pub mod open;
 mod outbox;
@@ -34,6 +36,7 @@ pub use channels::{Admission, Channels};
 pub use email::Email;
 pub use letter::{Content, Letter, Owner};
 pub use medium::Medium;
+pub use memory::Memory;
 pub use ms_teams_webhook::MsTeamsWebhook;
 pub use open::{Open, media};
 pub use outbox::{Courier, Outbox, Posted, Report};
@@ -42,6 +45,9 @@ pub use slack_bot::SlackBot;
 pub use slack_webhook::SlackWebhook;
 pub use text::{Fact, Text};
 pub use webhook::Webhook;
+
+/// The longest wait that a provider may ask for.
+const PATIENCE: Seconds = Seconds::hours(6);
 
 /// What a medium can do. It does what it is told: to whom, and when, was decided before.
 ///

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::{Email, MsTeamsWebhook, Notifier, PagerDuty, SlackBot, SlackWebhook, Webhook};
+use super::{Email, Memory, MsTeamsWebhook, Notifier, PagerDuty, SlackBot, SlackWebhook, Webhook};
 use crate::api::NotificationChannelSpec;
 use crate::integration::{ErrorKind, Identity, Network, ProviderError};
 
-/// Opens the medium that a spec describes, with these credentials: [`media`], or what a test puts in their place.
+/// Opens the medium that a spec describes, with these credentials and what the channel remembers: [`media`], or what a test
+/// puts in their place.
 pub type Open = Arc<
     dyn Fn(
             NotificationChannelSpec,
             Arc<dyn Identity>,
             Network,
+            Arc<Memory>,
         ) -> BoxFuture<'static, Result<Box<dyn Notifier>, ProviderError>>
         + Send
         + Sync,
@@ -22,18 +24,19 @@ pub type Open = Arc<
 
 /// The real media.
 pub fn media() -> Open {
-    Arc::new(|spec, identity, network| open(spec, identity, network).boxed())
+    Arc::new(|spec, identity, network, memory| open(spec, identity, network, memory).boxed())
 }
 
 async fn open(
     spec: NotificationChannelSpec,
     identity: Arc<dyn Identity>,
     network: Network,
+    memory: Arc<Memory>,
 ) -> Result<Box<dyn Notifier>, ProviderError> {
     let network = Network { allow_http: spec.allow_insecure.unwrap_or_default(), ..network };
     match &spec {
         NotificationChannelSpec { email: Some(email), .. } => {
-            Ok(Box::new(Email::open(email, identity, network).await?))
+            Ok(Box::new(Email::open(email, identity, network, memory).await?))
         }
         NotificationChannelSpec { slack_webhook: Some(slack), .. } => {
             Ok(Box::new(SlackWebhook::open(slack, identity, network).await?))
@@ -42,7 +45,7 @@ async fn open(
             Ok(Box::new(Webhook::open(webhook, identity, network).await?))
         }
         NotificationChannelSpec { slack_bot: Some(slack), .. } => {
-            Ok(Box::new(SlackBot::open(slack, identity, network).await?))
+            Ok(Box::new(SlackBot::open(slack, identity, network, memory).await?))
         }
         NotificationChannelSpec { ms_teams_webhook: Some(teams), .. } => {
             Ok(Box::new(MsTeamsWebhook::open(teams, identity, network).await?))

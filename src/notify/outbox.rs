@@ -114,10 +114,17 @@ impl Outbox {
         self.desk().reports(account)
     }
 
-    /// The channel's spec or credentials changed: its lanes that failed are tried at once. The half minute after a message
+    /// The channel is new, gone or has another spec: its lanes that failed are tried at once. The half minute after a message
     /// is kept, and lanes count their failures until one message gets through.
     pub fn changed(&self, channel: &ObjectId) {
         self.desk().changed(channel);
+        self.news.notify_one();
+    }
+
+    /// The channel's check had failed and is good now: as [`Outbox::changed`], but not before the time that the provider
+    /// asked for.
+    pub fn recovered(&self, channel: &ObjectId) {
+        self.desk().recovered(channel, Monotonic::now());
         self.news.notify_one();
     }
 

@@ -137,7 +137,7 @@ const MEANINGS: [(ErrorKind, &[&str]); 5] = [
             "action_prohibited",
         ],
     ),
-    // Of one channel, in part: other credentials would not help, and a bot that is opened anew forgets what it has posted.
+    // Of one channel, in part: other credentials would not help.
     (
         ErrorKind::NotFound,
         &[

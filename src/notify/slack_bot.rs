@@ -1,10 +1,10 @@
 //! A Slack app's bot: `chat.postMessage` with its token, once for each channel.
 //!
 //! Channels fail one by one. A message that did not reach all of them is sent again, and then only to those that do not
-//! have it: [`Posted`].
+//! have it: [`Memory`].
 
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
@@ -14,18 +14,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::post::{Answer, bearer, post_json};
-use super::{Content, Letter, Message, Notifier, slack};
+use super::{Letter, Memory, Message, Notifier, slack};
 use crate::api;
 use crate::integration::{ErrorKind, Identity, Network, ProviderError, line};
-use crate::lock::lock;
 
 const SLACK: &str = "https://slack.com";
 /// The right to post.
 const SCOPE: &str = "chat:write";
 /// Calls at a time: twenty channels, each too slow to answer, then take five time-outs.
 const AT_A_TIME: usize = 4;
-/// Letters in channels that are remembered: a large digest in many channels.
-const REMEMBERED: usize = 4_096;
 /// The longest message of an error.
 const LONGEST: usize = 500;
 
@@ -35,14 +32,7 @@ pub struct SlackBot {
     api: Url,
     token: HeaderValue,
     channels: Vec<String>,
-    posted: Mutex<Posted>,
-}
-
-/// Which letters are in which channels: the last few.
-#[derive(Debug, Default)]
-struct Posted {
-    known: BTreeSet<(String, String)>,
-    order: VecDeque<(String, String)>,
+    memory: Arc<Memory>,
 }
 
 /// The part that all of Slack's answers have.
@@ -59,6 +49,7 @@ impl SlackBot {
         spec: &api::SlackBot,
         identity: Arc<dyn Identity>,
         network: Network,
+        memory: Arc<Memory>,
     ) -> Result<Self, ProviderError> {
         let endpoint = spec.endpoint.as_deref().unwrap_or(SLACK).trim_end_matches('/');
         let api = network.endpoint(&format!("{endpoint}/api/"))?;
@@ -68,7 +59,7 @@ impl SlackBot {
             api,
             token: bearer("spec.slackBot.tokenRef", &token)?,
             channels: spec.channels.clone().unwrap_or_default(),
-            posted: Mutex::default(),
+            memory,
         })
     }
 
@@ -84,7 +75,8 @@ impl SlackBot {
 
     /// Posts to a channel what is not there yet.
     async fn post(&self, channel: &str, message: &Message) -> Result<(), ProviderError> {
-        let letters = lock(&self.posted).missing(channel, &message.letters);
+        let lacks = |letter: &&Letter| !self.memory.has(letter, channel);
+        let letters: Vec<_> = message.letters.iter().filter(lacks).cloned().collect();
         if letters.is_empty() {
             return Ok(());
         }
@@ -93,7 +85,7 @@ impl SlackBot {
         content["channel"] = json!(channel);
         content["parse"] = json!("none");
         self.call("chat.postMessage", &content).await?;
-        lock(&self.posted).remember(channel, &part.letters);
+        self.memory.keep(&part.letters, channel);
         Ok(())
     }
 
@@ -114,15 +106,15 @@ impl SlackBot {
 impl Notifier for SlackBot {
     async fn send(&self, message: &Message) -> Result<(), ProviderError> {
         // Collected: a stream of borrows would not be Send here.
-        let calls: Vec<_> = self
-            .channels(message)?
-            .into_iter()
-            .map(|channel| async move { (channel, self.post(channel, message).await) })
-            .collect();
+        let channels = self.channels(message)?;
+        let calls: Vec<_> =
+            channels.iter().map(|&channel| async move { (channel, self.post(channel, message).await) }).collect();
         let results: Vec<_> = stream::iter(calls).buffered(AT_A_TIME).collect().await;
         let failures: Vec<_> =
             results.into_iter().filter_map(|(channel, result)| Some((channel, result.err()?))).collect();
-        together(failures)
+        together(failures)?;
+        self.memory.forget(&message.letters, channels);
+        Ok(())
     }
 
     async fn check(&self) -> Result<(), ProviderError> {
@@ -207,63 +199,10 @@ fn cure(code: &str) -> &'static str {
     }
 }
 
-impl Posted {
-    fn missing(&self, channel: &str, letters: &[Letter]) -> Vec<Letter> {
-        let there = |letter: &&Letter| self.known.contains(&key(channel, letter));
-        letters.iter().filter(|letter| !there(letter)).cloned().collect()
-    }
-
-    fn remember(&mut self, channel: &str, letters: &[Letter]) {
-        // Whoever asks for a test wants one each time.
-        for letter in letters.iter().filter(|letter| letter.content != Content::Test) {
-            if self.known.insert(key(channel, letter)) {
-                self.order.push_back(key(channel, letter));
-            }
-        }
-        while self.order.len() > REMEMBERED {
-            if let Some(oldest) = self.order.pop_front() {
-                self.known.remove(&oldest);
-            }
-        }
-    }
-}
-
-fn key(channel: &str, letter: &Letter) -> (String, String) {
-    (channel.to_owned(), letter.id.clone())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{AccountId, Instant, Seconds};
-
-    fn letter(id: usize, content: Content) -> Letter {
-        Letter {
-            id: id.to_string(),
-            incident: String::new(),
-            account: AccountId::new("shop", "cart"),
-            owner: None,
-            description: None,
-            jti: String::new(),
-            at: Instant::from_unix(0),
-            content,
-        }
-    }
-
-    fn retired(id: usize) -> Letter {
-        letter(id, Content::Retired { ended_at: Instant::from_unix(0) })
-    }
-
-    #[test]
-    fn memory_is_by_letter_and_channel_and_has_an_end() {
-        let mut posted = Posted::default();
-        posted.remember("a", &[retired(1), letter(2, Content::Test)]);
-        assert_eq!(posted.missing("a", &[retired(1), letter(2, Content::Test)]), [letter(2, Content::Test)]);
-        assert_eq!(posted.missing("b", &[retired(1)]), [retired(1)]);
-        posted.remember("a", &(10..10 + REMEMBERED).map(retired).collect::<Vec<_>>());
-        assert_eq!(posted.missing("a", &[retired(1), retired(10)]), [retired(1)]);
-        assert_eq!((posted.known.len(), posted.order.len()), (REMEMBERED, REMEMBERED));
-    }
+    use crate::api::Seconds;
 
     #[test]
     fn what_may_still_work_decides_whether_it_is_sent_again() {

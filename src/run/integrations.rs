@@ -14,6 +14,7 @@ use crate::config::Settings;
 use crate::events::Events;
 use crate::integration::{Concern, Namespaces, Network, ProviderError, TIMING, Tell};
 use crate::metrics::Metrics;
+use crate::notify::channels::Recovered;
 use crate::notify::{self, Channels, Courier, Message, Outbox};
 use crate::queue::Queue;
 use crate::store::{self, Ambient, Registry, Users};
@@ -49,6 +50,12 @@ impl Integrations {
         // The outbox sends by the channels, and hears from them.
         let outbox: Arc<OnceLock<Arc<Outbox>>> = Arc::default();
         let tell = tell(parts, Arc::clone(&outbox));
+        let waiting = Arc::clone(&outbox);
+        let recovered: Recovered = Arc::new(move |channel| {
+            if let Some(outbox) = waiting.get() {
+                outbox.recovered(channel);
+            }
+        });
         let about = Arc::clone(&tell);
         let of_namespace = move |name: &str| about(Concern::Namespace(name.to_owned()));
         tasks.spawn(Arc::clone(&namespaces).run(watch, of_namespace, stop.clone()));
@@ -56,7 +63,7 @@ impl Integrations {
         let users = Arc::clone(parts.seen);
         let users: Users = Arc::new(move |store| users.users_of(store));
         tasks.spawn(Arc::clone(&stores).run(store_tasks, users, stop.clone()));
-        let (channels, channel_tasks) = channels(parts, &namespaces, &tell);
+        let (channels, channel_tasks) = channels(parts, &namespaces, &tell, recovered);
         tasks.spawn(Arc::clone(&channels).run(channel_tasks, stop.clone()));
         let queue = Arc::clone(parts.queue);
         let told = Arc::new(move |account: AccountId| queue.add(account));
@@ -117,7 +124,12 @@ fn stores(parts: &Parts<'_>, namespaces: &Arc<Namespaces>, tell: &Tell) -> (Arc<
     })
 }
 
-fn channels(parts: &Parts<'_>, namespaces: &Arc<Namespaces>, tell: &Tell) -> (Arc<Channels>, notify::channels::Tasks) {
+fn channels(
+    parts: &Parts<'_>,
+    namespaces: &Arc<Namespaces>,
+    tell: &Tell,
+    recovered: Recovered,
+) -> (Arc<Channels>, notify::channels::Tasks) {
     let settings = parts.settings;
     Channels::new(notify::channels::Parts {
         client: parts.client.clone(),
@@ -128,6 +140,7 @@ fn channels(parts: &Parts<'_>, namespaces: &Arc<Namespaces>, tell: &Tell) -> (Ar
         events: parts.events.clone(),
         metrics: Arc::clone(parts.metrics),
         tell: Arc::clone(tell),
+        recovered,
         timing: TIMING,
         cluster: cluster(parts),
     })

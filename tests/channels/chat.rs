@@ -1,5 +1,6 @@
 //! Chat: the Slack webhook, the Slack bot and Microsoft Teams keep the contract.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use virtual_account_operator::api::{NotificationChannelSpec, SecretKeyRef};
@@ -27,7 +28,7 @@ async fn opened(
     credential: &str,
     network: Network,
 ) -> Result<Box<dyn Notifier>, ProviderError> {
-    media()(spec, Given::secret("chat", "credential", credential), network).await
+    media()(spec, Given::secret("chat", "credential", credential), network, Arc::default()).await
 }
 
 /// URLs that no channel may have: the error says which field and why, and not the URL.
@@ -49,6 +50,6 @@ async fn refuses_bad_urls(spec: fn() -> NotificationChannelSpec, field: &str) {
     }
     let plain = NotificationChannelSpec { allow_insecure: Some(true), ..spec() };
     assert!(opened(plain, &format!("http://chat.example.com/{CANARY}"), network).await.is_ok());
-    let missing = media()(spec(), std::sync::Arc::new(Given::default()), network).await;
+    let missing = media()(spec(), Arc::new(Given::default()), network, Arc::default()).await;
     assert_eq!(missing.err().expect("no Secret").reason, "SecretNotFound");
 }

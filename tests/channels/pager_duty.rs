@@ -311,7 +311,7 @@ async fn the_pages_sample_is_opened() {
     let mut channel: NotificationChannel = serde_saphyr::from_str(yaml).unwrap();
     let stage = stage().await;
     channel.spec.pager_duty.as_mut().unwrap().endpoint = Some(stage.url());
-    let medium = media()(channel.spec, given(&key()), network(PATIENCE)).await.unwrap();
+    let medium = media()(channel.spec, given(&key()), network(PATIENCE), Arc::default()).await.unwrap();
     medium.check().await.unwrap();
     medium.send(&message(every_kind())).await.unwrap();
     let told = stage.bodies().await;

@@ -215,7 +215,7 @@ async fn the_pages_sample_is_opened() {
     let stage = stage().await;
     let webhook = channel.spec.webhook.as_mut().unwrap();
     webhook.url = spec(&stage.url()).url;
-    let webhook = media()(channel.spec, given, network(PATIENCE)).await.unwrap();
+    let webhook = media()(channel.spec, given, network(PATIENCE), Arc::default()).await.unwrap();
     webhook.check().await.unwrap();
     webhook.send(&message(every_kind())).await.unwrap();
     assert_eq!(stage.bodies().await.len(), every_kind().len());

@@ -1,7 +1,7 @@
 //! The NotificationChannels on a real API server, with the shipped rights alone. The media behind them are scripted.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -9,12 +9,16 @@ use futures::FutureExt;
 use futures::future::join_all;
 use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
-use virtual_account_operator::api::{AccountId, Instant as Clock, NotificationChannelSpec, ObjectId, SecretKeyRef};
+use virtual_account_operator::api::{
+    AccountId, Instant as Clock, NotificationChannelSpec, ObjectId, Seconds, SecretKeyRef,
+};
 use virtual_account_operator::events;
 use virtual_account_operator::integration::{Concern, ErrorKind, Identity, Namespaces, Network, ProviderError};
 use virtual_account_operator::metrics::Metrics;
 use virtual_account_operator::notify::channels::Parts;
-use virtual_account_operator::notify::{Admission, Channels, Content, Letter, Medium, Message, Notifier, Open};
+use virtual_account_operator::notify::{
+    Admission, Channels, Content, Courier, Letter, Medium, Message, Notifier, Open, Outbox, Posted,
+};
 
 use super::{FAST, OPERATOR, PATIENCE, PLANE, operator};
 
@@ -23,6 +27,8 @@ use super::{FAST, OPERATOR, PATIENCE, PLANE, operator};
 struct Script {
     /// What messages end with.
     sends: Mutex<Option<ErrorKind>>,
+    /// And how long they ask to wait.
+    retry_after: Mutex<Option<Seconds>>,
     /// What checks end with.
     checks: Mutex<Option<ErrorKind>>,
     /// Messages hang until this is false again.
@@ -106,7 +112,8 @@ impl Notifier for Scripted {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let error = *script.sends.lock().unwrap();
-        self.answer(error)?;
+        let retry_after = *script.retry_after.lock().unwrap();
+        self.answer(error).map_err(|error| ProviderError { retry_after, ..error })?;
         script.taken.lock().unwrap().push(message.clone());
         Ok(())
     }
@@ -128,6 +135,8 @@ struct Bench {
     channels: Arc<Channels>,
     script: Arc<Script>,
     told: Arc<Mutex<Vec<Concern>>>,
+    recovered: Arc<AtomicUsize>,
+    outbox: Arc<Outbox>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 }
@@ -161,9 +170,11 @@ impl Bench {
         tokio::spawn(poster.run(stop.clone()));
         let (scripted, heard, heard_too) = (Arc::clone(&script), Arc::clone(&told), Arc::clone(&told));
         let open: Open =
-            Arc::new(move |spec, identity, network| Arc::clone(&scripted).open(spec, identity, network).boxed());
+            Arc::new(move |spec, identity, network, _| Arc::clone(&scripted).open(spec, identity, network).boxed());
         let (namespaces, watch) = Namespaces::new(client.clone());
         let tell_of = move |name: &str| heard_too.lock().unwrap().push(Concern::Namespace(name.to_owned()));
+        let (recovered, outbox) = (Arc::<AtomicUsize>::default(), Arc::<OnceLock<Arc<Outbox>>>::default());
+        let (counter, waiting) = (Arc::clone(&recovered), Arc::clone(&outbox));
         let (channels, tasks) = Channels::new(Parts {
             client,
             namespaces: Arc::clone(&namespaces),
@@ -173,10 +184,18 @@ impl Bench {
             events,
             metrics: Arc::clone(&metrics),
             tell: Arc::new(move |concern| heard.lock().unwrap().push(concern)),
+            recovered: Arc::new(move |channel| {
+                counter.fetch_add(1, Ordering::SeqCst);
+                waiting.get().unwrap().recovered(channel);
+            }),
             timing: FAST,
             cluster: "the cluster".into(),
         });
-        let bench = Self { turn: Some(turn), ns, channels, script, told, metrics, stop: stop.clone() };
+        let courier = Arc::new(Post(Arc::clone(&channels)));
+        let outbox = Arc::clone(outbox.get_or_init(|| Outbox::new(courier, "c".into(), Arc::new(|_| ()))));
+        tokio::spawn(Arc::clone(&outbox).run(stop.clone()));
+        let turn = Some(turn);
+        let bench = Self { turn, ns, channels, script, told, recovered, outbox, metrics, stop: stop.clone() };
         assert!(matches!(bench.admit(&bench.ns), Admission::Unknown { .. }), "nothing is known yet");
         assert_eq!(bench.send("early").await.unwrap_err().kind, ErrorKind::Unavailable);
         assert!(bench.channels.trouble().is_some());
@@ -299,18 +318,15 @@ impl Bench {
     }
 
     async fn send_to(&self, id: &str, recipients: Vec<String>) -> Result<(), ProviderError> {
-        let letter = Letter {
-            id: id.into(),
-            incident: id.into(),
-            account: AccountId::new("team", "app"),
-            owner: None,
-            description: None,
-            jti: "jti".into(),
-            at: Clock::from_unix(0),
-            content: Content::Retired { ended_at: Clock::from_unix(0) },
-        };
-        let message = Message { letters: vec![letter], recipients, cluster: "c".into(), now: Clock::from_unix(0) };
+        let message = Message { letters: vec![letter(id)], recipients, cluster: "c".into(), now: Clock::from_unix(0) };
         self.channels.send(&self.channel(), &message).await
+    }
+
+    /// Leaves a letter to the outbox.
+    fn post(&self, id: &str) {
+        let (channel, letter) = (self.channel(), letter(id));
+        let posted = Posted { channel, medium: Medium::SlackWebhook, recipients: vec![], letter };
+        self.outbox.post(&AccountId::new("team", id), vec![posted]);
     }
 
     /// Requests of the operator about this bench's channel.
@@ -336,6 +352,29 @@ impl Drop for Bench {
         if self.turn.is_some() {
             PLANE.kubectl(&["delete", "nc", "--all", "-n", &self.ns, "--wait=false"], None);
         }
+    }
+}
+
+/// The outbox' letters go out by the channels, as in the operator.
+struct Post(Arc<Channels>);
+
+#[async_trait]
+impl Courier for Post {
+    async fn deliver(&self, channel: &ObjectId, message: &Message) -> Result<(), ProviderError> {
+        self.0.send(channel, message).await
+    }
+}
+
+fn letter(id: &str) -> Letter {
+    Letter {
+        id: id.into(),
+        incident: id.into(),
+        account: AccountId::new("team", "app"),
+        owner: None,
+        description: None,
+        jti: "jti".into(),
+        at: Clock::from_unix(0),
+        content: Content::Retired { ended_at: Clock::from_unix(0) },
     }
 }
 
@@ -478,20 +517,62 @@ async fn a_message_that_is_not_taken_makes_the_channel_not_ready_until_one_is() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_good_check_is_not_believed_at_once_after_a_message_was_not_taken() {
+async fn good_checks_are_not_believed_while_messages_are_not_taken() {
     let bench = Bench::new("channel-flaps").await;
     bench.create(json!({}));
     bench.wait_ready("True").await;
-    *bench.script.sends.lock().unwrap() = Some(ErrorKind::Throttled);
+    let checked = bench.script.checked();
+    *bench.script.sends.lock().unwrap() = Some(ErrorKind::Unavailable);
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(6) {
         bench.send("one").await.unwrap_err();
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let writes = bench.writes();
-    assert!((2..=6).contains(&writes.len()), "it turns, but not with every attempt: {writes:?}");
+    assert!(bench.script.checked() > checked, "it was checked in between");
+    assert_eq!(bench.writes(), [OK; 2], "True, and then False all the time");
     *bench.script.sends.lock().unwrap() = None;
     bench.send("one").await.unwrap();
+    bench.wait_ready("True").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_patience_gets_it_whatever_the_checks_say() {
+    for (kind, ready) in [(ErrorKind::Throttled, "True"), (ErrorKind::Unavailable, "False")] {
+        let bench = Bench::new("channel-patience").await;
+        *bench.script.checks.lock().unwrap() = Some(ErrorKind::Unavailable);
+        bench.create(json!({}));
+        bench.wait_ready("False").await;
+        *bench.script.sends.lock().unwrap() = Some(kind);
+        *bench.script.retry_after.lock().unwrap() = Some(Seconds(3600));
+        bench.post("one");
+        bench.wait("the message", || if bench.script.begun().len() == 1 { Ok(()) } else { Err("none") }).await;
+        let (told, checked) = (bench.told.lock().unwrap().len(), bench.script.checked());
+        *bench.script.checks.lock().unwrap() = None;
+        bench.wait("the check", || if bench.script.checked() > checked { Ok(()) } else { Err("none") }).await;
+        bench.rest().await;
+        bench.rest().await;
+        assert!(bench.ready().starts_with(ready), "{kind:?}: {}", bench.ready());
+        assert!(bench.writes().len() <= 2, "{kind:?}: {:?}", bench.writes());
+        assert_eq!((bench.script.begun().len(), bench.recovered.load(Ordering::SeqCst)), (1, 1), "{kind:?}");
+        assert_eq!(bench.told.lock().unwrap().len(), told, "that its condition turns is no news for accounts");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_goes_out_when_the_check_is_good_again() {
+    let bench = Bench::new("channel-recovers").await;
+    *bench.script.checks.lock().unwrap() = Some(ErrorKind::Denied);
+    *bench.script.sends.lock().unwrap() = Some(ErrorKind::Denied);
+    bench.create(json!({}));
+    bench.wait_ready("False").await;
+    bench.post("one");
+    // Then it waits for 12 s at least.
+    bench.wait("five attempts", || if bench.script.begun().len() >= 10 { Ok(()) } else { Err("less") }).await;
+    *bench.script.sends.lock().unwrap() = None;
+    *bench.script.checks.lock().unwrap() = None;
+    let start = Instant::now();
+    bench.wait("the message", || if bench.script.taken() == 1 { Ok(()) } else { Err("none") }).await;
+    assert!(start.elapsed() < Duration::from_secs(11), "{:?}", start.elapsed());
     bench.wait_ready("True").await;
 }
 
@@ -502,6 +583,8 @@ async fn what_is_wrong_with_one_message_is_not_the_channels_fault() {
     bench.wait_ready("True").await;
     *bench.script.sends.lock().unwrap() = Some(ErrorKind::Invalid);
     assert_eq!(bench.send("one").await.unwrap_err().kind, ErrorKind::Invalid);
+    *bench.script.sends.lock().unwrap() = Some(ErrorKind::Throttled);
+    assert_eq!(bench.send("one").await.unwrap_err().kind, ErrorKind::Throttled);
     *bench.script.sends.lock().unwrap() = Some(ErrorKind::NotFound);
     assert_eq!(bench.send_to("one", vec!["#gone".into()]).await.unwrap_err().kind, ErrorKind::NotFound);
     bench.rest().await;

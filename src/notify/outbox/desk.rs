@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant as Monotonic;
 
-use super::lane::{Address, Lane, Phase, Ticket};
+use super::lane::{self, Address, Lane, News, Phase, Ticket};
 use super::turns::Turns;
 use super::{Posted, Report};
 use crate::api::{AccountId, Instant, ObjectId, Seconds};
@@ -90,16 +90,32 @@ impl Desk {
 
     /// See [`super::Outbox::changed`].
     pub(super) fn changed(&mut self, channel: &ObjectId) {
+        self.hear(channel, News::Changed, |_| None);
+    }
+
+    /// See [`super::Outbox::recovered`].
+    pub(super) fn recovered(&mut self, channel: &ObjectId, now: Monotonic) {
+        self.hear(channel, News::Recovered, |asked| (asked > now).then_some(asked));
+    }
+
+    /// Ends the waits of lanes that failed; `later`: not before this, of what the provider asked for.
+    fn hear(&mut self, channel: &ObjectId, heard: News, later: impl Fn(Monotonic) -> Option<Monotonic>) {
         let addresses = self.lanes.keys().filter(|address| address.channel == *channel);
         for address in addresses.cloned().collect::<Vec<_>>() {
             let Some(lane) = self.lanes.get_mut(&address) else { continue };
             match &mut lane.phase {
-                Phase::InHand { changed } => *changed = true,
-                Phase::Waiting { until, failed: true } => {
+                Phase::InHand { news } => *news = heard.max(*news),
+                Phase::Waiting { until, asked: Some(asked) } => {
                     self.due.remove(&(*until, Arc::clone(&address)));
-                    self.make_ready(&address);
+                    match later(*asked) {
+                        Some(later) => {
+                            *until = later;
+                            self.due.insert((later, Arc::clone(&address)));
+                        }
+                        None => self.make_ready(&address),
+                    }
                 }
-                Phase::Waiting { failed: false, .. } | Phase::Ready => {}
+                Phase::Waiting { asked: None, .. } | Phase::Ready => {}
             }
         }
     }
@@ -133,10 +149,10 @@ impl Desk {
         at: Instant,
     ) -> BTreeSet<AccountId> {
         let wait = self.lanes.get_mut(&batch.address).map(|lane| lane.ended(&result, &batch.address.to_string()));
-        let failed = result.as_ref().is_err_and(|error| error.kind != ErrorKind::Invalid);
+        let asked = result.as_ref().err().filter(|error| error.kind != ErrorKind::Invalid).map(lane::asked);
         let verdict = match result {
             Ok(()) => Verdict::Over(Report::Sent { at }),
-            Err(error) if failed => Verdict::Failing(error),
+            Err(error) if asked.is_some() => Verdict::Failing(error),
             Err(_) if batch.tickets.len() > 1 => Verdict::Alone,
             Err(error) => Verdict::Over(Report::Refused { error }),
         };
@@ -144,7 +160,7 @@ impl Desk {
         if let Verdict::Failing(error) = &verdict {
             told.extend(self.hold_back(&batch.address, error));
         }
-        self.rest(&batch.address, wait.unwrap_or(Seconds::ZERO), failed, now);
+        self.rest(&batch.address, wait.unwrap_or(Seconds::ZERO), asked, now);
         told
     }
 
@@ -258,7 +274,7 @@ impl Desk {
             self.lanes.remove(address);
             return None;
         }
-        lane.phase = Phase::InHand { changed: false };
+        lane.phase = Phase::InHand { news: News::Nothing };
         let letters = tickets.iter().filter_map(|ticket| self.hand_out(ticket)).collect();
         Some((tickets, letters))
     }
@@ -316,16 +332,20 @@ impl Desk {
         told.collect()
     }
 
-    /// A lane after its message.
-    fn rest(&mut self, address: &Arc<Address>, wait: Seconds, failed: bool, now: Monotonic) {
+    /// A lane after its message. `asked`: it failed, and the provider asked for such a wait.
+    fn rest(&mut self, address: &Arc<Address>, wait: Seconds, asked: Option<Seconds>, now: Monotonic) {
         self.turns.done(&address.channel);
         let Some(lane) = self.lanes.get_mut(address) else { return };
-        let cured = failed && lane.phase == (Phase::InHand { changed: true });
-        if cured || wait == Seconds::ZERO {
+        let wait = match (asked, lane.phase) {
+            (Some(_), Phase::InHand { news: News::Changed }) => Seconds::ZERO,
+            (Some(asked), Phase::InHand { news: News::Recovered }) => asked,
+            _ => wait,
+        };
+        if wait == Seconds::ZERO {
             return self.make_ready(address);
         }
         let until = now + wait.as_duration();
-        lane.phase = Phase::Waiting { until, failed };
+        lane.phase = Phase::Waiting { until, asked: asked.map(|asked| now + asked.as_duration()) };
         self.due.insert((until, Arc::clone(address)));
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::Instant as Monotonic;
 use crate::api::{AccountId, ObjectId, Seconds};
 use crate::backoff;
 use crate::integration::{ErrorKind, ProviderError};
+use crate::notify::PATIENCE;
 
 /// A lane that folds is quiet for so long after a message.
 pub(super) const WINDOW: Seconds = Seconds(30);
@@ -16,8 +17,6 @@ pub(super) const WINDOW: Seconds = Seconds(30);
 pub(super) const MOST: usize = 100;
 /// The longest wait after failures.
 const LONGEST: Seconds = Seconds::hours(1);
-/// The longest wait that a provider may ask for.
-const PATIENCE: Seconds = Seconds::hours(6);
 
 /// Which lane.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,10 +37,20 @@ pub(super) struct Ticket {
 pub(super) enum Phase {
     /// Waits for a free place.
     Ready,
-    /// A message is being sent. `changed`: since then the channel's spec has changed, so its failure says little.
-    InHand { changed: bool },
-    /// Nothing is sent before this. `failed`: because of a failure, not of a window.
-    Waiting { until: Monotonic, failed: bool },
+    /// A message is being sent. `news`: what was heard of the channel since then, so that its failure says little.
+    InHand { news: News },
+    /// Nothing is sent before `until`. `asked`: because of a failure, not of a window; the provider asked to wait until then.
+    Waiting { until: Monotonic, asked: Option<Monotonic> },
+}
+
+/// What was heard of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum News {
+    Nothing,
+    /// Its check is good again.
+    Recovered,
+    /// It has another spec.
+    Changed,
 }
 
 /// One lane.
@@ -111,11 +120,15 @@ impl Lane {
             Err(error) if error.kind == ErrorKind::Invalid => window,
             Err(error) => {
                 self.failures = self.failures.saturating_add(1);
-                let asked = error.retry_after.unwrap_or(Seconds::ZERO).min(PATIENCE);
-                backoff::delay(self.failures, LONGEST, seed).max(asked)
+                backoff::delay(self.failures, LONGEST, seed).max(asked(error))
             }
         }
     }
+}
+
+/// How long the provider asked to wait.
+pub(super) fn asked(error: &ProviderError) -> Seconds {
+    error.retry_after.unwrap_or(Seconds::ZERO).min(PATIENCE)
 }
 
 impl fmt::Display for Address {

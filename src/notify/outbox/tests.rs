@@ -643,6 +643,75 @@ async fn a_change_of_the_channel_ends_the_wait_but_not_the_count() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_channel_that_works_again_ends_the_wait_but_not_before_the_provider_asked() {
+    let world = World::new(|channel, _, number| match (channel.name.as_str(), number) {
+        ("hook", ..3) => patience(Seconds(3600)),
+        (_, ..3) => fail(ErrorKind::Unavailable, "ServerError"),
+        _ => ok(),
+    });
+    world.post("a", [chat("1")]);
+    world.post("b", [hook("2")]);
+    settle().await;
+    // A check that comes and goes every five minutes.
+    for _ in 0..11 {
+        pass(300).await;
+        world.outbox.recovered(&channel("hook"));
+    }
+    assert_eq!(world.sent_over("hook").len(), 1);
+    pass(299).await;
+    assert_eq!(world.sent_over("hook").len(), 1, "one attempt in that hour");
+    pass(2).await;
+    assert_eq!(world.sent_over("hook")[1].0, 3600);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_goes_out_when_the_channel_works_again() {
+    let world = World::new(|_, _, number| match number {
+        0..8 => fail(ErrorKind::Unavailable, "ServerError"),
+        8 => patience(Seconds(20)),
+        _ => ok(),
+    });
+    world.post("a", [chat("1")]);
+    while world.times().len() < 8 {
+        pass(1).await;
+    }
+    let before = *world.times().last().unwrap();
+    pass(10).await;
+    world.outbox.recovered(&channel("another"));
+    settle().await;
+    assert_eq!(world.times().len(), 8);
+    world.outbox.recovered(&channel("chat"));
+    settle().await;
+    assert_eq!(world.times().len(), 9);
+    // Its own wait is minutes by now; the provider asked for less.
+    world.outbox.recovered(&channel("chat"));
+    pass(60).await;
+    let times = world.times();
+    assert_eq!((times.len(), times[9] - times[8], times[8] > before), (10, 20, true), "{times:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_failed_while_the_channel_recovered_is_tried_when_the_provider_allows() {
+    for (asked, next) in [(None, 10), (Some(Seconds(300)), 310)] {
+        let world = World::new(move |_, _, number| match number {
+            0 => Answer::End(
+                Duration::from_secs(10),
+                Err(ProviderError {
+                    retry_after: asked,
+                    ..ProviderError::new(ErrorKind::Unavailable, "Timeout", "no answer")
+                }),
+            ),
+            _ => ok(),
+        });
+        world.post("a", [chat("1")]);
+        pass(5).await;
+        world.outbox.recovered(&channel("chat"));
+        pass(600).await;
+        assert_eq!(world.sent_over("chat"), owned(&[(0, "1"), (next, "1")]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_change_of_the_channel_keeps_the_window() {
     let world = World::good();
     world.post("a", [chat("1")]);

@@ -112,7 +112,7 @@ async fn opens(name: &str, key: impl Fn(&NotificationChannel) -> SecretKeyRef, c
     assert!(blocks(name, "sh")[0].contains(&created), "the page creates another Secret than {created}");
     let network = Network { allow_local: false, allow_http: false, timeout: std::time::Duration::from_secs(1) };
     let given = Given::secret(&key.name, &key.key, credential);
-    assert!(media()(channel.spec.clone(), given, network).await.is_ok());
+    assert!(media()(channel.spec.clone(), given, network, std::sync::Arc::default()).await.is_ok());
     Medium::of(&channel.spec).unwrap()
 }
 

@@ -1,5 +1,6 @@
 //! How a session begins: encryption, whose server it is, and who logs in.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use virtual_account_operator::api::EmailSecurity;
@@ -43,10 +44,10 @@ async fn without_encryption_only_where_the_channel_says_so() {
     let spec = office.spec(&format!("tokens@{domain}"));
     open(&spec).await.check().await.unwrap();
     let strict = Network { allow_local: false, ..network(PATIENCE) };
-    let secrets = || std::sync::Arc::new(Secrets { password: "canary" });
-    let refused = Email::open(&spec, secrets(), strict).await;
+    let secrets = || Arc::new(Secrets { password: "canary" });
+    let refused = Email::open(&spec, secrets(), strict, Arc::default()).await;
     fails_with(refused, ErrorKind::Invalid, "InvalidSpec");
-    assert!(Email::open(&spec, secrets(), Network { allow_http: true, ..strict }).await.is_ok());
+    assert!(Email::open(&spec, secrets(), Network { allow_http: true, ..strict }, Arc::default()).await.is_ok());
 }
 
 #[tokio::test]

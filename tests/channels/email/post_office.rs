@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use virtual_account_operator::api::{self, EmailAuth, EmailSecurity, SecretKeyRef, ServiceAccountRef};
 use virtual_account_operator::integration::{Credential, ErrorKind, Identity, Network, ProviderError};
-use virtual_account_operator::notify::Email;
+use virtual_account_operator::notify::{Email, Memory};
 
 use crate::fake::{Certificate, Fake};
 
@@ -146,11 +146,17 @@ pub(super) async fn open(spec: &api::Email) -> Email {
 }
 
 pub(super) async fn try_open(spec: &api::Email, timeout: Duration) -> Result<Email, ProviderError> {
-    Email::open(spec, Arc::new(Secrets { password: PASSWORD }), network(timeout)).await
+    Email::open(spec, Arc::new(Secrets { password: PASSWORD }), network(timeout), Arc::default()).await
+}
+
+/// With what the channel knows of who has what.
+pub(super) async fn open_knowing(spec: &api::Email, memory: &Arc<Memory>) -> Email {
+    let secrets = Arc::new(Secrets { password: PASSWORD });
+    Email::open(spec, secrets, network(PATIENCE), Arc::clone(memory)).await.unwrap()
 }
 
 pub(super) async fn open_with(spec: &api::Email, password: &'static str) -> Email {
-    Email::open(spec, Arc::new(Secrets { password }), network(PATIENCE)).await.unwrap()
+    Email::open(spec, Arc::new(Secrets { password }), network(PATIENCE), Arc::default()).await.unwrap()
 }
 
 pub(super) fn network(timeout: Duration) -> Network {

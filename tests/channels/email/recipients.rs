@@ -1,9 +1,11 @@
 //! Several recipients, not all of whom are taken.
 
-use virtual_account_operator::integration::ErrorKind;
-use virtual_account_operator::notify::Notifier as _;
+use std::sync::Arc;
 
-use super::post_office::office;
+use virtual_account_operator::integration::ErrorKind;
+use virtual_account_operator::notify::{Memory, Notifier as _};
+
+use super::post_office::{office, open_knowing};
 use super::{assert_discreet, fails_with, letter, logs, message};
 
 #[tokio::test]
@@ -49,6 +51,18 @@ async fn a_repeat_goes_to_those_only_who_do_not_have_it() {
     // It is done: the next one with the same id, if anybody wants it, goes to all.
     email.send(&mail).await.unwrap();
     assert_eq!(office().mails(domain)[2].recipients, ["ann@x.example", "once@some-deferred.example"]);
+}
+
+#[tokio::test]
+async fn who_has_it_is_known_after_credentials_were_read_anew() {
+    let domain = "opened-anew.example";
+    let (spec, memory) = (office().spec(&format!("tokens@{domain}")), Arc::<Memory>::default());
+    let mail = message(vec![letter("a")], &["ann@x.example", "once@opened-anew.example"]);
+    let first = open_knowing(&spec, &memory).await.send(&mail).await;
+    fails_with(first, ErrorKind::Throttled, "RecipientsDeferred");
+    open_knowing(&spec, &memory).await.send(&mail).await.unwrap();
+    let recipients: Vec<_> = office().mails(domain).into_iter().map(|mail| mail.recipients.join(" ")).collect();
+    assert_eq!(recipients, ["ann@x.example", "once@opened-anew.example"]);
 }
 
 #[tokio::test]

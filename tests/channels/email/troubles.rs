@@ -129,7 +129,10 @@ async fn local_addresses_are_not_connected_to() {
     for host in ["127.0.0.1", "localhost", "169.254.169.254", "::ffff:127.0.0.1"] {
         let mut spec = office().spec("tokens@local.example");
         (spec.host, spec.port) = (host.into(), Some(port));
-        let email = Email::open(&spec, std::sync::Arc::new(Secrets { password: PASSWORD }), strict).await.unwrap();
+        let email =
+            Email::open(&spec, std::sync::Arc::new(Secrets { password: PASSWORD }), strict, std::sync::Arc::default())
+                .await
+                .unwrap();
         fails_with(email.check().await, ErrorKind::Invalid, "InvalidEndpoint");
     }
     let seen = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
