@@ -257,10 +257,11 @@ fn bounded(change: &Change<'_>, mut all: Vec<Notification>) -> Vec<Notification>
                 NoticeKind::DeliveryFailing => true,
                 _ => false,
             };
+        let kept = needed || spare > 0;
         if !needed {
             spare = spare.saturating_sub(1);
         }
-        needed || spare > 0
+        kept
     });
     while all.len() > MOST {
         let at = all.iter().rposition(|notice| notice.state != State::Pending).unwrap_or(all.len() - 1);
