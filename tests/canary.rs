@@ -1,6 +1,6 @@
 //! The canary run: the operator at its most talkative goes through everything that touches a secret; then all that it and
 //! its commands ever said is searched for tokens and key material, in every form in which they could be printed.
-#![allow(clippy::expect_used, clippy::panic, reason = "a failure is the test's verdict")]
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a failure is the test's verdict")]
 
 mod support;
 
