@@ -1,8 +1,20 @@
 //! The canary run: the operator at its most talkative goes through everything that touches a secret; then all that it and
 //! its commands ever said is searched for tokens and key material, in every form in which they could be printed.
-#![allow(clippy::expect_used, clippy::panic, reason = "a failure is the test's verdict")]
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a failure is the test's verdict")]
 
 mod support;
+
+#[path = "stores/fake.rs"]
+#[allow(dead_code, reason = "only the mail server and its certificate are used here")]
+mod fake;
+
+#[path = "channels/email/post_office.rs"]
+#[allow(dead_code, reason = "the operator opens the channels here")]
+mod post_office;
+
+#[path = "notices/receiver.rs"]
+#[allow(dead_code, reason = "only what was received is looked at here")]
+mod receiver;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,12 +24,15 @@ use std::process::Output;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use p256::pkcs8::DecodePrivateKey as _;
+use post_office::office;
+use receiver::Receiver;
 use serde_json::{Value, json};
 use support::bao::Bao;
 use support::cluster::{Cluster, PATIENCE, current, decode, entries, ready, secret_path, text, wait_for};
 use support::operator::{NAMESPACE, Operator, Options};
 use support::plane::Plane;
 use support::server::Server;
+use support::{fault, server};
 
 const RING: &str = "virtual-account-operator-keys";
 const ROTATE: &str = "virtualaccounts.dev/rotate";
@@ -25,6 +40,13 @@ const WRONG_TOKEN: &str = "canary-not-the-root-token-5e1b";
 const ACCESS_KEY: &str = "AKIACANARYCANARY0001";
 const SECRET_KEY: &str = "canary/secret+access+key/3f9d0c2b7a";
 const PASSWORD: &str = "somebody-else's-password-7c1f";
+const HEADER: &str = "Bearer canary-of-a-header-9d21e0";
+const BOT_TOKEN: &str = "xoxb-canary-1234567890-abcdef";
+const WRONG_BOT_TOKEN: &str = "xoxb-wrong-canary-0987654321-fedcba";
+const PAGER_KEY: &str = "cafe0canary0cafe0canary0cafe0000";
+const WRONG_PASSWORD: &str = "canary-not-the-password-41bb";
+/// A part of the URLs that are credentials.
+const URL_KEY: &str = "canary-T0000-B0000-XXXXsecretXXXX";
 
 #[test]
 fn nothing_that_is_said_holds_a_secret() {
@@ -41,6 +63,7 @@ fn nothing_that_is_said_holds_a_secret() {
     };
     run.first_issue_rotation_and_revocation();
     run.stores();
+    run.channels();
     run.damaged_secrets();
     run.a_policy_that_quotes_the_secret();
     run.online_checks();
@@ -129,6 +152,104 @@ impl Run<'_> {
         let stores = self.plane.kubectl_ok(&["get", "tokenstores", "-A", "-o", "yaml"], None);
         assert!(stores.contains("reason: Checked") && stores.contains("LoginRefused"), "{stores}");
         self.said.add("stores", stores);
+    }
+
+    /// All media, with good and wrong credentials and on servers that are gone: each sends a rotation, a revocation and a
+    /// test message.
+    fn channels(&mut self) {
+        let (mail, alive, gone) = (office(), Receiver::start(), Receiver::start());
+        gone.cut();
+        self.channel_secrets(&alive, &gone);
+        let mut created = 0;
+        for (kind, port, receiver) in
+            [("good", mail.port(), &alive), ("dead", 1, &gone), ("wrong", mail.port(), &alive)]
+        {
+            let channels = channels(port, receiver, kind);
+            created += channels.len();
+            let targets: Vec<Value> = channels.iter().map(|(name, spec)| self.channel(name, spec)).collect();
+            let name = format!("told-{kind}");
+            self.cluster.create_account(&self.namespace, &name, json!({"notificationTargets": targets}));
+            let first = self.delivered(&name);
+            self.cluster.annotate(&self.namespace, &name, ROTATE, &json!("1,grace=0s"));
+            self.successor(&name, &first);
+        }
+        for (kind, state) in [("good", "Sent"), ("dead", "Pending"), ("wrong", "Pending")] {
+            let account = self.wait_told(&format!("told-{kind}"), state);
+            self.said.add("status of an account that tells", account["status"].to_string());
+        }
+        self.said.add("metrics with channels", self.operator.metrics());
+        let shown = self.wait_tests(created);
+        assert!(shown.contains("reason: Checked") && shown.contains("LoginRefused"), "{shown}");
+        self.said.add("channels", shown);
+        self.hear_receivers(&alive);
+    }
+
+    /// A channel that is asked for a test message; the target of accounts that names it.
+    fn channel(&self, name: &str, spec: &Value) -> Value {
+        let channel = json!({"apiVersion": "virtualaccounts.dev/v1alpha1", "kind": "NotificationChannel",
+            "metadata": {"name": name, "annotations": {"virtualaccounts.dev/test-requested-at": "now"}}, "spec": spec});
+        let namespace = &self.namespace;
+        let collection = format!("/apis/virtualaccounts.dev/v1alpha1/namespaces/{namespace}/notificationchannels");
+        self.cluster.create(&collection, &channel);
+        let emails = spec["email"].is_object().then(|| json!(["payments@example.com"]));
+        json!({"channelRef": {"name": name}, "toEmails": emails})
+    }
+
+    /// The credentials of the channels: those that are right, those that are wrong, and URLs that lead nowhere.
+    fn channel_secrets(&mut self, alive: &Receiver, gone: &Receiver) {
+        let url = |receiver: &Receiver| receiver.url(&format!("/slack?{URL_KEY}"));
+        let signing = Receiver::signing_secret();
+        for (name, password, url, signing, bot, pager) in [
+            ("good", post_office::PASSWORD, url(alive), signing.as_str(), BOT_TOKEN, PAGER_KEY),
+            ("dead", post_office::PASSWORD, url(gone), signing.as_str(), BOT_TOKEN, PAGER_KEY),
+            ("wrong", WRONG_PASSWORD, format!("not a URL {URL_KEY}"), URL_KEY, WRONG_BOT_TOKEN, URL_KEY),
+        ] {
+            let secret = json!({"metadata": {"name": format!("channels-{name}")}, "stringData": {"username": post_office::USER,
+                "password": password, "ca": fake::Certificate::shared().pem, "url": url, "bot": bot, "pager": pager,
+                "header": HEADER, "signing": signing}});
+            self.cluster.create(&format!("/api/v1/namespaces/{}/secrets", self.namespace), &secret);
+        }
+        let secrets =
+            [post_office::PASSWORD, WRONG_PASSWORD, URL_KEY, BOT_TOKEN, WRONG_BOT_TOKEN, PAGER_KEY, HEADER, &signing];
+        for secret in secrets {
+            self.known.add("a credential of a channel", secret.as_bytes());
+        }
+    }
+
+    /// Waits until each of the six channels was told of the rotation and the revocation, or has failed to.
+    fn wait_told(&self, name: &str, state: &str) -> Value {
+        self.cluster.wait_account(&self.namespace, name, "all to be told", |account| {
+            let notices = account["status"]["notifications"].as_array().cloned().unwrap_or_default();
+            let as_said = |notice: &Value| notice["state"] == state && notice["error"].is_object() == (state != "Sent");
+            // Of those that were sent the status keeps the last few.
+            notices.len() >= 6 && notices.iter().all(as_said)
+        })
+    }
+
+    /// Waits until each channel says what came of its test message; all of them as `kubectl` shows them.
+    fn wait_tests(&self, count: usize) -> String {
+        wait_for("the test messages", PATIENCE, || {
+            let shown = self.plane.kubectl_ok(&["get", "notificationchannels", "-A", "-o", "yaml"], None);
+            let tested = shown.matches("lastTest:").count();
+            if tested == count { Ok(shown) } else { Err(format!("{tested} of {count}: {shown}")) }
+        })
+    }
+
+    /// What was sent holds no token, neither the one that it tells of nor any before.
+    fn hear_receivers(&self, alive: &Receiver) {
+        let mut received = Said::default();
+        received.add("what the receivers got", alive.bodies());
+        let mails = office().mails("canary.example");
+        for mail in &mails {
+            received.add("a mail", format!("{}{}{}", mail.raw, mail.text, mail.html));
+        }
+        assert!(mails.len() >= 2 && received.0[0].1.contains("new token"), "{mails:#?} {}", received.0[0].1);
+        let is_token = |(_, what): &(&String, &String)| what.starts_with("a token,");
+        let forms = self.known.forms.iter().filter(is_token);
+        let tokens =
+            Known { forms: forms.map(|(form, what)| (form.clone(), what.clone())).collect(), ..Known::default() };
+        assert!(tokens.forms.len() > 20, "{} forms", tokens.forms.len());
+        received.holds_none_of(&tokens);
     }
 
     /// Waits until all stores but the one with the wrong credentials hold another token than this.
@@ -335,6 +456,27 @@ impl Run<'_> {
         let requests = requests.iter().map(|event| format!("{} {}\n", event.request_uri, event.user_agent));
         self.said.add("requests", requests.collect());
     }
+}
+
+/// A channel of each medium, with the credentials of the Secret `channels-<kind>`.
+fn channels(mail: u16, receiver: &Receiver, kind: &str) -> Vec<(String, Value)> {
+    let key = |key: &str| json!({"name": format!("channels-{kind}"), "key": key});
+    let auth = json!({"usernameRef": key("username"), "passwordRef": key("password")});
+    let headers = json!([{"name": "authorization", "valueRef": key("header")}]);
+    let media = [
+        json!({"email": {"host": "127.0.0.1", "port": mail, "from": "VA <va@canary.example>", "auth": auth,
+            "caBundle": key("ca")}}),
+        json!({"slackWebhook": {"urlRef": key("url")}}),
+        json!({"webhook": {"url": receiver.url("/events"), "signingSecretRef": key("signing"), "headers": headers}}),
+        json!({"slackBot": {"tokenRef": key("bot"), "channels": ["C1"], "endpoint": receiver.url("")}}),
+        json!({"msTeamsWebhook": {"urlRef": key("url")}}),
+        json!({"pagerDuty": {"integrationKeyRef": key("pager"), "endpoint": receiver.url("")}}),
+    ];
+    let insecure = |mut spec: Value| {
+        spec["allowInsecure"] = json!(true);
+        spec
+    };
+    media.into_iter().enumerate().map(|(number, spec)| (format!("{kind}-{number}"), insecure(spec))).collect()
 }
 
 /// Refuses each write of a Secret with our key `token`, and quotes the end of it: the signature, in base64.

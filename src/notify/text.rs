@@ -26,6 +26,7 @@ pub struct Fact {
     pub value: String,
 }
 
+const RESTART: &str = "Restart now what does not read the token again when it changes: it is refused.";
 const CHANGE: &str = "Nothing, where the token is read again when it changes. Restart what reads it only at its start, before the previous token stops working.";
 const SWITCH: &str = "Restart or reconfigure whatever still uses the previous token.";
 const LOOK: &str =
@@ -39,7 +40,8 @@ impl Letter {
     pub fn text(&self, cluster: &str, now: Instant) -> Text {
         let account = self.account.to_string();
         let (title, body, todo) = self.words(now);
-        let mut facts = vec![fact("Account", &account), fact("Cluster", cluster)];
+        let whose = if self.content == Content::Test { "Channel" } else { "Account" };
+        let mut facts = vec![fact(whose, &account), fact("Cluster", cluster)];
         if let Some(owner) = &self.owner {
             let person = owner.account.as_deref().map(|account| format!(" ({account})")).unwrap_or_default();
             facts.push(fact("Owner", &format!("{}{person}", owner.team)));
@@ -70,7 +72,8 @@ impl Letter {
                     ),
                     None => format!("The token of {account} was rotated and is in every place. No previous one works."),
                 };
-                (title, body, CHANGE.into())
+                let waits = previous.as_ref().is_some_and(|(_, end)| *end > now);
+                (title, body, if waits { CHANGE } else { RESTART }.into())
             }
             Content::GraceEnding { ends_at, .. } => (
                 format!("{account}: the previous token stops working {}", relative(*ends_at, now)),

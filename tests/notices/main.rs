@@ -18,6 +18,7 @@ mod crash;
 mod dead;
 mod digest;
 mod kinds;
+mod pages;
 mod receiver;
 mod story;
 mod tenancy;

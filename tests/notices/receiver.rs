@@ -1,4 +1,5 @@
-//! A server that takes signed events and posts of Slack, behind a layer of faults. It checks each event's signature.
+//! A server that takes signed events and posts of chats and PagerDuty, behind a layer of faults. It checks each event's
+//! signature.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -39,6 +40,10 @@ impl Receiver {
             let ok = |at: &str| Mock::given(path(at));
             ok("/events").respond_with(ResponseTemplate::new(204)).mount(&server).await;
             ok("/slack").and(method("POST")).respond_with(slack).mount(&server).await;
+            ok("/api/auth.test").respond_with(bot).mount(&server).await;
+            ok("/api/chat.postMessage").respond_with(bot).mount(&server).await;
+            let enqueued = ResponseTemplate::new(202).set_body_string(r#"{"status":"success"}"#);
+            ok("/v2/enqueue").respond_with(enqueued).mount(&server).await;
             let is_event = |method: &http::Method, _: &http::HeaderMap| method == http::Method::POST;
             let layer = Faults::before(server.uri(), is_event, |_| "it fails").await;
             Self { server, layer }
@@ -118,12 +123,26 @@ impl Receiver {
         })
     }
 
+    /// All bodies that were ever received.
+    #[allow(dead_code, reason = "the canary run alone looks at all media")]
+    pub(crate) fn bodies(&self) -> String {
+        let all = RUNTIME.block_on(self.server.received_requests()).expect("they are recorded");
+        all.iter().map(|post| String::from_utf8_lossy(&post.body).into_owned() + "\n").collect()
+    }
+
     /// The texts that people saw in Slack: a check has none.
     pub(crate) fn slack(&self) -> Vec<String> {
         let posts = self.posts("/slack");
         let bodies = posts.iter().map(|post| String::from_utf8(post.body.clone()).expect("text"));
         bodies.filter(|body| body != "{}").collect()
     }
+}
+
+// A token says itself whether it is good.
+fn bot(request: &Request) -> ResponseTemplate {
+    let token = request.headers.get("authorization").and_then(|token| token.to_str().ok()).unwrap_or_default();
+    let answer = if token.contains("wrong") { r#"{"ok":false,"error":"invalid_auth"}"# } else { r#"{"ok":true}"# };
+    ResponseTemplate::new(200).set_body_string(answer)
 }
 
 fn slack(request: &Request) -> ResponseTemplate {
