@@ -8,7 +8,7 @@ use std::time::Instant as Monotonic;
 use tokio::sync::Semaphore;
 
 use super::health::Health;
-use super::{Medium, Memory, Message, Notifier, Open};
+use super::{Medium, Memory, Message, Notifier, Open, of_the_channel};
 use crate::api::NotificationChannelSpec;
 use crate::integration::{ErrorKind, Identity, Login, Network, Opened, ProviderError, Timing};
 use crate::lock::lock;
@@ -105,7 +105,7 @@ impl Slot {
     async fn open(&self) -> Result<Opened<dyn Notifier>, ProviderError> {
         let Blueprint { spec, identity, network, open, .. } = &self.of;
         let opening = open(spec.clone(), Arc::clone(identity), *network, Arc::clone(&self.memory));
-        let opened = self.within(opening).await.map_err(not_of_the_message);
+        let opened = self.within(opening).await.map_err(of_the_channel);
         let failed = opened.as_ref().err().map(|error| Unopened { error: error.clone(), at: Monotonic::now() });
         *lock(&self.unopened) = failed;
         opened.map(Opened::from)
@@ -118,12 +118,6 @@ impl Slot {
             Err(ProviderError::new(ErrorKind::Unavailable, "Timeout", message))
         })
     }
-}
-
-// `Invalid` would be final for the message, which may go out once the channel is put right.
-fn not_of_the_message(error: ProviderError) -> ProviderError {
-    let kind = if error.kind == ErrorKind::Invalid { ErrorKind::Denied } else { error.kind };
-    ProviderError { kind, ..error }
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use super::answer::{self, Refusal, Secrets, Step};
 use super::wire::Wire;
 use crate::api::EmailSecurity;
 use crate::integration::{self, Credential, ErrorKind, Network, ProviderError};
+use crate::notify::of_the_channel;
 
 /// Where a mail server is, and how to be let in.
 pub(super) struct Server {
@@ -136,7 +137,7 @@ impl Server {
             integration::resolve(&self.host).await
         };
         let mut addresses = found.map_err(|error| {
-            integration::refusal(&*error).unwrap_or_else(|| {
+            integration::refusal(&*error).map(of_the_channel).unwrap_or_else(|| {
                 let message = format!("{} cannot be resolved: {}", self.host, integration::line(&error.to_string()));
                 ProviderError::new(ErrorKind::Unavailable, "Unreachable", message)
             })

@@ -16,7 +16,7 @@ const SHORT: Duration = Duration::from_millis(700);
 #[tokio::test]
 async fn each_refusal_means_one_thing() {
     for (sender, kind, reason, code) in [
-        ("banned", ErrorKind::Invalid, "SenderRefused", "550"),
+        ("banned", ErrorKind::Denied, "SenderRefused", "550"),
         ("throttled", ErrorKind::Throttled, "RateLimited", "421"),
         ("stopping", ErrorKind::Unavailable, "ServiceUnavailable", "421"),
         ("spam", ErrorKind::Invalid, "ContentRefused", "554"),
@@ -133,7 +133,9 @@ async fn local_addresses_are_not_connected_to() {
             Email::open(&spec, std::sync::Arc::new(Secrets { password: PASSWORD }), strict, std::sync::Arc::default())
                 .await
                 .unwrap();
-        fails_with(email.check().await, ErrorKind::Invalid, "InvalidEndpoint");
+        fails_with(email.check().await, ErrorKind::Denied, "InvalidEndpoint");
+        let sent = email.send(&message(vec![letter("a")], &["ann@x.example"])).await;
+        fails_with(sent, ErrorKind::Denied, "InvalidEndpoint");
     }
     let seen = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
     assert!(seen.is_err(), "somebody connected");
