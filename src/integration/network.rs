@@ -76,16 +76,23 @@ impl Resolve for Elsewhere {
 /// The addresses of a name, by the system, without those that integrations may not use.
 pub async fn resolve(name: &str) -> Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>> {
     let found = tokio::net::lookup_host((name, 0)).await?;
-    let allowed: Vec<SocketAddr> = found.filter(|address| !is_local(address.ip())).collect();
-    if allowed.is_empty() {
-        let message =
-            format!("{name} leads to loopback, link-local or metadata addresses, which integrations may not use");
-        return Err(ProviderError::new(ErrorKind::Invalid, "InvalidEndpoint", message).into());
-    }
-    Ok(allowed)
+    Ok(allowed(name, found.collect())?)
 }
 
-/// Our own refusal of an address, if that is why a request failed.
+fn allowed(name: &str, mut found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, ProviderError> {
+    if found.is_empty() {
+        return Err(ProviderError::new(ErrorKind::Unavailable, "Unreachable", format!("{name} has no address")));
+    }
+    found.retain(|address| !is_local(address.ip()));
+    if found.is_empty() {
+        let message =
+            format!("{name} leads to loopback, link-local or metadata addresses, which integrations may not use");
+        return Err(ProviderError::new(ErrorKind::Invalid, "InvalidEndpoint", message));
+    }
+    Ok(found)
+}
+
+/// What we found wrong with a name or an address ourselves, if that is why a request failed.
 pub fn refusal(error: &(dyn Error + 'static)) -> Option<ProviderError> {
     let mut cause = Some(error);
     while let Some(this) = cause {
@@ -170,6 +177,17 @@ mod tests {
         {
             assert!(!is_local(other.parse().unwrap()), "{other}");
         }
+    }
+
+    #[test]
+    fn a_name_without_an_address_may_get_one_and_one_that_leads_home_is_refused() {
+        let kind = |found: &[&str]| {
+            let found = found.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 0)).collect();
+            allowed("in.example.com", found).map(|found| found.len()).map_err(|error| error.kind)
+        };
+        assert_eq!(kind(&[]), Err(ErrorKind::Unavailable));
+        assert_eq!(kind(&["127.0.0.1", "::1"]), Err(ErrorKind::Invalid));
+        assert_eq!(kind(&["127.0.0.1", "10.0.0.1"]), Ok(1));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::integration::{
 use crate::lock::lock;
 
 /// Channels looked at at the same time: one that hangs must not hold up the others.
-const WORKERS: usize = 4;
+const WORKERS: usize = 16;
 const READY_POLL: Duration = Duration::from_millis(100);
 
 impl Channels {

@@ -21,6 +21,8 @@ mod render;
 mod session;
 mod wire;
 
+pub(super) use session::SESSION;
+
 use answer::Refusal;
 use render::{Mail, Recipients, Sender};
 use session::{Login, Server, Session};

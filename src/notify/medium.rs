@@ -1,5 +1,6 @@
 //! Which medium a channel uses, and how it is used.
 
+use super::email;
 use crate::api::NotificationChannelSpec;
 
 /// A medium.
@@ -46,6 +47,20 @@ impl Medium {
             Self::SlackBot => "slackBot",
             Self::MsTeamsWebhook => "msTeamsWebhook",
             Self::PagerDuty => "pagerDuty",
+        }
+    }
+
+    /// How many of the network's timeouts a message may take: more than the medium itself gives its steps, so that it is the
+    /// medium that gives up, and knows who was reached.
+    pub(super) fn timeouts(self) -> u32 {
+        match self {
+            Self::Email => email::SESSION + 1,
+            // At most twenty channels, four at a time.
+            Self::SlackBot => 6,
+            // A test opens an alert and resolves it.
+            Self::PagerDuty => 3,
+            // One call, which ends by itself.
+            Self::SlackWebhook | Self::Webhook | Self::MsTeamsWebhook => 1,
         }
     }
 

@@ -9,7 +9,7 @@
 use async_trait::async_trait;
 
 use crate::api::{Instant, Seconds};
-use crate::integration::ProviderError;
+use crate::integration::{ErrorKind, ProviderError};
 
 pub mod channels;
 mod controller;
@@ -73,4 +73,11 @@ pub struct Message {
     pub cluster: String,
     /// When it is sent: remaining times are counted from here.
     pub now: Instant,
+}
+
+/// An error that is the channel's fault: `Invalid` would be final for the message, which may go out once the channel is put
+/// right.
+fn of_the_channel(error: ProviderError) -> ProviderError {
+    let kind = if error.kind == ErrorKind::Invalid { ErrorKind::Denied } else { error.kind };
+    ProviderError { kind, ..error }
 }

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt;
@@ -74,6 +75,9 @@ pub trait Courier: Send + Sync + 'static {
     async fn deliver(&self, channel: &ObjectId, message: &Message) -> Result<(), ProviderError>;
 }
 
+/// What is in hand when the outbox stops has so long.
+const LAST: Duration = Duration::from_secs(15);
+
 /// Called when an account has a new report; must not block.
 type Tell = Arc<dyn Fn(AccountId) + Send + Sync>;
 
@@ -128,7 +132,8 @@ impl Outbox {
         self.news.notify_one();
     }
 
-    /// Sends until stopped; what is in hand then is finished and its report kept.
+    /// Sends until stopped; what is in hand then is finished and its report kept, if that does not take long. What is cut off
+    /// may have gone out, and is repeated with the same id.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let sending = TaskTracker::new();
         while !stop.is_cancelled() {
@@ -143,7 +148,8 @@ impl Outbox {
             }
         }
         sending.close();
-        sending.wait().await;
+        // Who takes over waits for this process.
+        let _ = tokio::time::timeout(LAST, sending.wait()).await;
     }
 
     /// All messages that may start now, and when to look again if nothing happens.

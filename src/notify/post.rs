@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use crate::integration::{Credential, ErrorKind, Network, ProviderError, body, retry_after, unsent};
+use super::of_the_channel;
+use crate::integration::{self, Credential, ErrorKind, Network, ProviderError, body, retry_after};
 
 /// The longest answer that is read.
 const LONGEST: usize = 64 << 10;
@@ -79,6 +80,11 @@ pub(super) fn json<T: Serialize>(content: &T) -> Result<Vec<u8>, ProviderError> 
     serde_json::to_vec(content).map_err(unfit)
 }
 
+/// A request without a whole answer. A name that leads where no channel may go is not the message's fault.
+fn unsent(error: &reqwest::Error) -> ProviderError {
+    of_the_channel(integration::unsent(error))
+}
+
 /// Whether a server answers at all, whatever it says: tells nobody anything.
 pub(super) async fn reach(client: &Client, url: Url) -> Result<StatusCode, ProviderError> {
     let response = client.head(url).send().await.map_err(|error| unsent(&error))?;
@@ -101,11 +107,14 @@ impl Answer {
             425 => (ErrorKind::Unavailable, "TooEarly"),
             429 => (ErrorKind::Throttled, "RateLimited"),
             500.. => (ErrorKind::Unavailable, "ServerError"),
-            300..=399 => (ErrorKind::Invalid, "Redirected"),
+            // The URL is the channel's, and the message is good.
+            300..=399 => (ErrorKind::Denied, "Redirected"),
             _ => (ErrorKind::Invalid, "Refused"),
         };
         let message = match reason {
-            "Redirected" => format!("{what} answered {}; redirects are not followed", self.status),
+            "Redirected" => {
+                format!("{what} answered {}; redirects are not followed, so name the right URL", self.status)
+            }
             _ => format!("{what} answered {}", self.status),
         };
         ProviderError { retry_after: retry_after(&self.headers), ..ProviderError::new(kind, reason, message) }

@@ -66,7 +66,7 @@ impl SlackBot {
     /// Calls a method; Slack says in the body whether it succeeded.
     async fn call(&self, method: &str, content: &Value) -> Result<Answer, ProviderError> {
         let url = self.api.join(method).map_err(|error| {
-            ProviderError::new(ErrorKind::Invalid, "InvalidEndpoint", format!("spec.slackBot.endpoint: {error}"))
+            ProviderError::new(ErrorKind::Denied, "InvalidEndpoint", format!("spec.slackBot.endpoint: {error}"))
         })?;
         let answer = post_json(&self.client, url, Some(&self.token), content).await?;
         understand(&answer)?;

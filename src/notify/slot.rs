@@ -8,14 +8,16 @@ use std::time::Instant as Monotonic;
 use tokio::sync::Semaphore;
 
 use super::health::Health;
-use super::{Medium, Memory, Message, Notifier, Open};
+use super::{Medium, Memory, Message, Notifier, Open, of_the_channel};
 use crate::api::NotificationChannelSpec;
 use crate::integration::{ErrorKind, Identity, Login, Network, Opened, ProviderError, Timing};
 use crate::lock::lock;
 use crate::metrics::Metrics;
 
-/// Calls to one channel at the same time.
-const CALLS: usize = 4;
+/// Messages over one channel at the same time.
+const MESSAGES: usize = 4;
+/// The most of the network's timeouts that a check may take, if its medium is one of many steps: it holds up other channels'.
+const CHECK: u32 = 4;
 
 /// What a slot is made of.
 pub(super) struct Blueprint {
@@ -50,7 +52,7 @@ impl Slot {
     pub(super) fn new(of: Blueprint) -> Self {
         Self {
             of,
-            permits: Semaphore::new(CALLS),
+            permits: Semaphore::new(MESSAGES),
             login: Login::default(),
             memory: Arc::default(),
             unopened: Mutex::default(),
@@ -72,19 +74,20 @@ impl Slot {
     pub(super) async fn send(&self, message: &Message) -> Result<(), ProviderError> {
         let _turn = self.permits.acquire().await;
         let start = Monotonic::now();
-        let call = async |notifier: Arc<dyn Notifier>| self.within(notifier.send(message)).await;
+        let timeouts = self.of.medium.timeouts();
+        let call = async |notifier: Arc<dyn Notifier>| self.within(timeouts, notifier.send(message)).await;
         let answer = self.login.call(self.of.timing.reopen.as_duration(), || self.open_unless_just_tried(), call).await;
         let result = answer.as_ref().err().map_or("ok", |error| error.kind.as_str());
         self.of.metrics.notice_sent(self.of.medium.as_str(), result, start.elapsed());
         answer
     }
 
-    /// The channel's own check, with credentials and certificates read anew.
+    /// The channel's own check, with credentials and certificates read anew. It does not wait behind messages, which may take
+    /// minutes.
     pub(super) async fn check(&self) -> Result<(), ProviderError> {
-        let _turn = self.permits.acquire().await;
         let opened = self.open().await?;
         let notifier = opened.client();
-        let answer = self.within(notifier.check()).await;
+        let answer = self.within(self.of.medium.timeouts().min(CHECK), notifier.check()).await;
         if answer.is_ok() {
             self.login.replace(opened).await;
         }
@@ -105,25 +108,24 @@ impl Slot {
     async fn open(&self) -> Result<Opened<dyn Notifier>, ProviderError> {
         let Blueprint { spec, identity, network, open, .. } = &self.of;
         let opening = open(spec.clone(), Arc::clone(identity), *network, Arc::clone(&self.memory));
-        let opened = self.within(opening).await.map_err(not_of_the_message);
+        let opened = self.within(1, opening).await.map_err(of_the_channel);
         let failed = opened.as_ref().err().map(|error| Unopened { error: error.clone(), at: Monotonic::now() });
         *lock(&self.unopened) = failed;
         opened.map(Opened::from)
     }
 
-    async fn within<T>(&self, call: impl Future<Output = Result<T, ProviderError>>) -> Result<T, ProviderError> {
-        let limit = self.of.network.timeout;
+    // The outer bound: the medium has its own within it.
+    async fn within<T>(
+        &self,
+        timeouts: u32,
+        call: impl Future<Output = Result<T, ProviderError>>,
+    ) -> Result<T, ProviderError> {
+        let limit = self.of.network.timeout * timeouts;
         tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
             let message = format!("no answer within {} s", limit.as_secs_f32());
             Err(ProviderError::new(ErrorKind::Unavailable, "Timeout", message))
         })
     }
-}
-
-// `Invalid` would be final for the message, which may go out once the channel is put right.
-fn not_of_the_message(error: ProviderError) -> ProviderError {
-    let kind = if error.kind == ErrorKind::Invalid { ErrorKind::Denied } else { error.kind };
-    ProviderError { kind, ..error }
 }
 
 #[cfg(test)]
@@ -195,6 +197,64 @@ mod tests {
             slot.check().await.unwrap_err();
             assert_eq!(tried.load(Ordering::SeqCst), expected, "once, and for the check");
         }
+    }
+
+    /// Whatever it is asked takes so long.
+    struct Slow(Duration);
+
+    #[async_trait::async_trait]
+    impl Notifier for Slow {
+        async fn send(&self, _: &Message) -> Result<(), ProviderError> {
+            tokio::time::sleep(self.0).await;
+            Ok(())
+        }
+
+        async fn check(&self) -> Result<(), ProviderError> {
+            self.send(&Message { letters: vec![], recipients: vec![], cluster: String::new(), now: at(0) }).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_medium_has_the_time_that_it_needs_and_no_more() {
+        let message = Message { letters: vec![], recipients: vec![], cluster: String::new(), now: at(0) };
+        for (medium, lasts, sends, checks) in [
+            (Medium::Email, 14, true, true),
+            (Medium::Email, 59, true, true),
+            (Medium::Email, 315, true, false),
+            (Medium::Email, 331, false, false),
+            (Medium::SlackBot, 75, true, false),
+            (Medium::SlackBot, 91, false, false),
+            (Medium::PagerDuty, 30, true, true),
+            (Medium::Webhook, 14, true, true),
+            (Medium::Webhook, 16, false, false),
+        ] {
+            let (slot, _) = unopenable(TIMING);
+            let network = Network { timeout: Duration::from_secs(15), ..slot.of.network };
+            let open: Open = Arc::new(move |_, _, _, _| {
+                let slow: Box<dyn Notifier> = Box::new(Slow(Duration::from_secs(lasts)));
+                async { Ok(slow) }.boxed()
+            });
+            let slot = Slot::new(Blueprint { open, network, medium, ..slot.of });
+            let answers = (slot.send(&message).await.is_ok(), slot.check().await.is_ok());
+            assert_eq!(answers, (sends, checks), "{medium:?} {lasts}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_does_not_wait_behind_messages() {
+        let (slot, _) = unopenable(TIMING);
+        let network = Network { timeout: Duration::from_secs(15), ..slot.of.network };
+        let open: Open = Arc::new(|_, _, _, _| {
+            let slow: Box<dyn Notifier> = Box::new(Slow(Duration::from_secs(50)));
+            async { Ok(slow) }.boxed()
+        });
+        let slot = Slot::new(Blueprint { open, network, medium: Medium::Email, ..slot.of });
+        let message = Message { letters: vec![], recipients: vec![], cluster: String::new(), now: at(0) };
+        let start = tokio::time::Instant::now();
+        let messages = futures::future::join_all((0..5).map(|_| slot.send(&message)));
+        let check = async { slot.check().await.map(|()| start.elapsed().as_secs()) };
+        let (_, check) = tokio::join!(messages, check);
+        assert_eq!((check, start.elapsed().as_secs()), (Ok(50), 100));
     }
 
     /// Secrets hold a token.

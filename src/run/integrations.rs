@@ -20,7 +20,7 @@ use crate::queue::Queue;
 use crate::store::{self, Ambient, Registry, Users};
 use crate::token::SECRET_NAME;
 
-/// How long a notification channel may take.
+/// How long one step of a notification channel may take. A message of many steps has more: `Medium::timeouts`.
 const CHANNEL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What they are made of.

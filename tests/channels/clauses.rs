@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use virtual_account_operator::api::Seconds;
-use virtual_account_operator::integration::{ErrorKind, ProviderError};
+use virtual_account_operator::integration::{ErrorKind, Network, ProviderError};
 use virtual_account_operator::notify::{Letter, Notifier};
 use wiremock::ResponseTemplate;
 
@@ -154,10 +154,17 @@ pub(crate) async fn redirects_are_not_followed(i: &dyn Instance) {
     for status in [301, 302, 307, 308] {
         let location = format!("{}/{CANARY}", elsewhere.stage.url());
         scene.stage.always(ResponseTemplate::new(status).insert_header("Location", location.as_str()));
-        let error = fails_with(scene.send(vec![rotated(1)]).await, ErrorKind::Invalid);
+        let error = fails_with(scene.send(vec![rotated(1)]).await, ErrorKind::Denied);
         assert_eq!(error.reason, "Redirected", "{error}");
     }
     assert_eq!(elsewhere.stage.requests().await.len(), 0);
+}
+
+pub(crate) async fn a_name_that_leads_home_is_the_channels_fault(i: &dyn Instance) {
+    let strict = Network { allow_local: false, ..network(PATIENCE) };
+    let medium = i.open("https://localhost:9", strict).await.unwrap();
+    let error = fails_with(medium.send(&message(vec![rotated(1)])).await, ErrorKind::Denied);
+    assert_eq!(error.reason, "InvalidEndpoint", "{error}");
 }
 
 pub(crate) async fn a_wrong_credential_is_denied(i: &dyn Instance) {

@@ -61,6 +61,7 @@ macro_rules! contract {
             a_server_that_is_not_there_is_unavailable,
             a_server_with_an_unknown_certificate_is_not_told_anything,
             redirects_are_not_followed,
+            a_name_that_leads_home_is_the_channels_fault,
             a_wrong_credential_is_denied,
             the_check_tells_nobody_anything,
             hostile_texts_are_only_text,

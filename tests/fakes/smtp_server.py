@@ -4,7 +4,8 @@ Listens on a port of the kernel's choice, prints `listening on PORT`, and ends w
 (one line of JSON for each command) and a file for each mail that was taken, as Python's `email` package reads it.
 
 A recipient whose address begins with `refused` is refused for good, `busy` for now, `once` the first time only.
-A sender that begins with `banned`, `throttled`, `stopping`, `spam`, `later` or `silent` meets that.
+A sender that begins with `banned`, `throttled`, `stopping`, `spam`, `later` or `silent` meets that; of one that
+begins with `slow` mail is taken after five seconds.
 """
 
 import argparse
@@ -114,6 +115,8 @@ class Handler:
         self.note(server, "DATA")
         if envelope.mail_from.startswith("silent"):
             await asyncio.sleep(3600)
+        if envelope.mail_from.startswith("slow"):
+            await asyncio.sleep(5)
         for start, answer in AT_CONTENT.items():
             if envelope.mail_from.startswith(start):
                 return answer

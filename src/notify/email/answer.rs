@@ -77,7 +77,7 @@ pub(super) fn refusal(step: Step, error: &smtp::Error, secrets: &Secrets) -> Opt
     let said = error.source().map(|said| secrets.discreet(&said.to_string())).unwrap_or_default();
     let enhanced = said.split(' ').next().filter(|word| is_enhanced(word)).unwrap_or_default();
     let (kind, reason) = meaning(step, code, enhanced);
-    let message = format!("the mail server answered {code} to {}: {said}{}", what(step), cure(kind, step));
+    let message = format!("the mail server answered {code} to {}: {said}{}", what(step), cure(reason, step));
     Some(Refusal {
         code: format!("{code} {enhanced}").trim_end().to_owned(),
         closes: code == 421,
@@ -99,7 +99,8 @@ fn meaning(step: Step, code: u16, enhanced: &str) -> (ErrorKind, &'static str) {
         (Step::Recipient, ..500) => (ErrorKind::Throttled, "RecipientsDeferred"),
         (_, ..500) if enhanced.starts_with("4.7.") => (ErrorKind::Throttled, "RateLimited"),
         (_, ..500) => (ErrorKind::Unavailable, "Deferred"),
-        (Step::Sender, _) => (ErrorKind::Invalid, "SenderRefused"),
+        // The address is the channel's, and the message is good.
+        (Step::Sender, _) => (ErrorKind::Denied, "SenderRefused"),
         (Step::Recipient, _) => (ErrorKind::Invalid, "RecipientsRefused"),
         (Step::Content, _) => (ErrorKind::Invalid, "ContentRefused"),
         (Step::Connect | Step::Encrypt | Step::Check, _) => (ErrorKind::Unavailable, "ServiceUnavailable"),
@@ -124,11 +125,11 @@ fn what(step: Step) -> &'static str {
     }
 }
 
-fn cure(kind: ErrorKind, step: Step) -> &'static str {
-    match (kind, step) {
-        (ErrorKind::Denied, Step::Login) => "; check the user name and the password that spec.email.auth names",
-        (ErrorKind::Denied, _) => "; name a user and a password in spec.email.auth",
-        (ErrorKind::Invalid, Step::Sender) => "; check spec.email.from",
+fn cure(reason: &str, step: Step) -> &'static str {
+    match (reason, step) {
+        ("LoginRefused", Step::Login) => "; check the user name and the password that spec.email.auth names",
+        ("LoginRefused" | "LoginRequired", _) => "; name a user and a password in spec.email.auth",
+        ("SenderRefused", _) => "; check spec.email.from, and that the login may send as that",
         _ => "",
     }
 }
@@ -230,7 +231,8 @@ mod tests {
             (Step::Login, 550, "", Denied, "LoginRefused"),
             (Step::Sender, 530, "5.7.0", Denied, "LoginRequired"),
             (Step::Sender, 535, "", Denied, "LoginRefused"),
-            (Step::Sender, 553, "5.7.1", Invalid, "SenderRefused"),
+            (Step::Sender, 550, "", Denied, "SenderRefused"),
+            (Step::Sender, 553, "5.7.1", Denied, "SenderRefused"),
             (Step::Sender, 451, "4.7.1", Throttled, "RateLimited"),
             (Step::Sender, 452, "4.3.1", Unavailable, "Deferred"),
             (Step::Recipient, 450, "4.2.1", Throttled, "RecipientsDeferred"),

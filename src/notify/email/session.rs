@@ -1,7 +1,9 @@
-//! One session with a mail server: connect, encrypt, log in, one transaction, QUIT. All of it within the network's timeout.
+//! One session with a mail server: connect, encrypt, log in, transactions, QUIT. Each step within the network's timeout, but
+//! for the answer to a message.
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use lettre::Address;
 use lettre::transport::smtp;
@@ -16,12 +18,21 @@ use lettre::transport::smtp::extension::{ClientId, Extension};
 use lettre::transport::smtp::response::Response;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::{self, Refusal, Secrets, Step};
 use super::wire::Wire;
 use crate::api::EmailSecurity;
 use crate::integration::{self, Credential, ErrorKind, Network, ProviderError};
+use crate::notify::of_the_channel;
+
+/// How many of the network's timeouts the steps before a message may take together.
+const BEFORE: u32 = 12;
+/// How many the server has for its answer to a message. RFC 5321 (4.5.3.2.6) wants ten minutes, which would hold up the other
+/// messages; with 15 seconds these are two. Whoever gives up sooner sends a message again that was taken late.
+const ANSWER: u32 = 8;
+/// How many a session ends within: the goodbye has one.
+pub(in crate::notify) const SESSION: u32 = BEFORE + ANSWER + 1;
 
 /// Where a mail server is, and how to be let in.
 pub(super) struct Server {
@@ -53,6 +64,9 @@ pub(super) struct Session<'a> {
 struct Call<'a> {
     host: &'a str,
     secrets: Secrets,
+    /// Of one step.
+    timeout: Duration,
+    /// Of all steps before a message.
     deadline: Instant,
 }
 
@@ -100,7 +114,8 @@ impl Server {
         let call = Call {
             host: &self.host,
             secrets: secrets.unwrap_or_default(),
-            deadline: Instant::now() + self.network.timeout,
+            timeout: self.network.timeout,
+            deadline: Instant::now() + self.network.timeout * BEFORE,
         };
         let mut connection = self.connect(&call).await?;
         if let (EmailSecurity::StartTls, Some(tls)) = (self.security, &self.tls) {
@@ -117,7 +132,7 @@ impl Server {
 
     #[allow(deprecated, reason = "as above")]
     async fn connect(&self, call: &Call<'_>) -> Result<AsyncSmtpConnection, ProviderError> {
-        let addresses = timeout_at(call.deadline, self.addresses()).await;
+        let addresses = timeout_at(call.next(), self.addresses()).await;
         let addresses = addresses.map_err(|_| answer::silent(Step::Connect))??;
         // Each address gets its share of the time, so that a dead one does not hide those after it.
         let share = self.network.timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
@@ -136,7 +151,7 @@ impl Server {
             integration::resolve(&self.host).await
         };
         let mut addresses = found.map_err(|error| {
-            integration::refusal(&*error).unwrap_or_else(|| {
+            integration::refusal(&*error).map(of_the_channel).unwrap_or_else(|| {
                 let message = format!("{} cannot be resolved: {}", self.host, integration::line(&error.to_string()));
                 ProviderError::new(ErrorKind::Unavailable, "Unreachable", message)
             })
@@ -195,19 +210,34 @@ impl Session<'_> {
     pub(super) async fn content(&mut self, message: &[u8]) -> Result<(), ProviderError> {
         let answer = self.call.run(Step::Content, self.connection.command(Data)).await?;
         expect(354, Step::Content, &answer)?;
-        let answer = self.call.run(Step::Content, self.connection.message(message)).await?;
+        let until = Instant::now() + self.call.timeout * ANSWER;
+        let answer = self.call.run_until(until, Step::Content, self.connection.message(message)).await?;
         expect(250, Step::Content, &answer)
     }
 
     /// Says goodbye. What was done stays done, whatever comes back.
     pub(super) async fn quit(mut self) {
-        let _ = timeout_at(self.call.deadline, self.connection.quit()).await;
+        let _ = timeout(self.call.timeout, self.connection.quit()).await;
     }
 }
 
 impl Call<'_> {
+    /// When a step that begins now must have ended.
+    fn next(&self) -> Instant {
+        self.deadline.min(Instant::now() + self.timeout)
+    }
+
     async fn run<T>(&self, step: Step, work: impl Future<Output = Result<T, smtp::Error>>) -> Result<T, Failure> {
-        match timeout_at(self.deadline, work).await {
+        self.run_until(self.next(), step, work).await
+    }
+
+    async fn run_until<T>(
+        &self,
+        until: Instant,
+        step: Step,
+        work: impl Future<Output = Result<T, smtp::Error>>,
+    ) -> Result<T, Failure> {
+        match timeout_at(until, work).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(match answer::refusal(step, &error, &self.secrets) {
                 Some(refusal) => Failure::Refused(refusal),

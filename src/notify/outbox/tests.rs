@@ -595,6 +595,16 @@ async fn stop_finishes_what_is_in_hand_and_starts_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn stop_does_not_wait_for_a_message_that_takes_minutes() {
+    let mut world = World::new(|_, _, _| slow(300));
+    world.post("a", [chat("1")]);
+    pass(5).await;
+    world.stop.cancel();
+    (&mut world.running).await.unwrap();
+    assert_eq!(world.fake.seconds(), 20);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_taken_but_not_begun_when_it_stopped_waits_as_before() {
     let world = World::good();
     world.stop.cancel();

@@ -123,7 +123,7 @@ async fn the_check_takes_only_a_refusal_of_its_emptiness_for_a_good_url() {
         (403, "invalid_token", ErrorKind::Denied),
         (404, "no_text", ErrorKind::Invalid),
         (400, "<html>", ErrorKind::Invalid),
-        (302, "", ErrorKind::Invalid),
+        (302, "", ErrorKind::Denied),
         (500, "rollup_error", ErrorKind::Unavailable),
     ] {
         stage.then(says(status, said));
