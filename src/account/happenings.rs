@@ -5,7 +5,8 @@ use super::desired::Desired;
 use super::ledger::is_at;
 use super::observe::Observed;
 use crate::api::{
-    Entry, Instant, IssueReason, NoticeKind, Phase, Seconds, SecretStoreStatus, TargetError, VirtualAccountStatus,
+    Entry, Instant, IssueReason, NoticeKind, Phase, Seconds, SecretStoreStatus, TargetError, TokenSecretStatus,
+    VirtualAccountStatus,
 };
 use crate::fingerprint::fingerprint;
 use crate::token::Standing;
@@ -199,7 +200,8 @@ pub fn failures(desired: &Desired, status: &VirtualAccountStatus) -> Vec<Failure
         let error = error.as_ref()?;
         Some(Failure { target, since: (*since)?, error: format!("{}: {}", error.reason, error.message) })
     };
-    let secret = status.token_secret.iter().filter(|_| desired.secret.enabled);
+    let named = |secret: &&TokenSecretStatus| desired.secret.enabled && secret.name == desired.secret.name;
+    let secret = status.token_secret.iter().filter(named);
     let secret =
         secret.filter_map(|secret| failure(format!("Secret {}", secret.name), &secret.failing_since, &secret.error));
     let wanted = desired.stores.iter().filter_map(|store| {
