@@ -228,8 +228,8 @@ impl<C: Cluster> Pass<'_, C> {
         }
         let clock = clock();
         let status = finished(desired, observed, act, &outcomes, clock);
-        let stored = account.status.as_ref().filter(|stored| stored.account.as_ref() == status.account.as_ref());
-        let status = told(desired, observed, stored, status, clock);
+        let before = account.status.as_ref().filter(|before| before.account == status.account);
+        let status = told(desired, observed, before, status, clock);
         let wake_at = wake_at(desired, &status, act.block.as_ref(), clock.now);
         let wake_at = if self.skipped_stores(&outcomes) { Some(clock.now + Seconds(1)) } else { wake_at };
         let free =
