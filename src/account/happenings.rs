@@ -153,20 +153,22 @@ impl<'a> Change<'a> {
     // Of the warnings that have passed only the last is still true.
     fn expiring(&self) -> Option<Happening> {
         let newest = doomed(self.desired, self.after)?;
-        let passed = warnings(newest).find(|before| self.now >= newest.expires_at - *before)?;
-        (self.now < newest.expires_at).then(|| Happening {
+        let end = end_of(self.desired, newest);
+        let passed = warnings(newest).find(|before| self.now >= end - *before)?;
+        (self.now < end).then(|| Happening {
             about: Some(passed.to_string()),
-            ends_at: Some(newest.expires_at),
+            ends_at: Some(end),
             ..Happening::new(NoticeKind::TokenExpiring, newest)
         })
     }
 
     fn expired(&self, entry: &Entry) -> Option<Happening> {
-        let ended = self.now >= entry.expires_at;
+        let end = end_of(self.desired, entry);
+        let ended = self.now >= end;
         let counts = matches!(entry.phase, Phase::Pending | Phase::Current);
         let newest = self.after.jwts.first().is_some_and(|newest| newest.id == entry.id);
         (ended && counts && (newest || is_held(self.after, &entry.id)))
-            .then(|| Happening { ends_at: Some(entry.expires_at), ..Happening::new(NoticeKind::TokenExpired, entry) })
+            .then(|| Happening { ends_at: Some(end), ..Happening::new(NoticeKind::TokenExpired, entry) })
     }
 
     fn failing(&self) -> Vec<Happening> {
@@ -262,6 +264,11 @@ pub fn doomed<'a>(desired: &Desired, status: &'a VirtualAccountStatus) -> Option
     (!desired.deleting() && status.next_scheduled_rotation.is_none()).then_some(newest)
 }
 
+/// When a token really ends: online checks refuse it past the account's expirationDate, whatever its `exp` says.
+fn end_of(desired: &Desired, entry: &Entry) -> Instant {
+    desired.schedule.end.map_or(entry.expires_at, |end| end.min(entry.expires_at))
+}
+
 /// The warnings that this token is worth, the shortest first.
 fn warnings(entry: &Entry) -> impl Iterator<Item = Seconds> {
     let half = (entry.expires_at - entry.issued_at) / 2;
@@ -288,8 +295,8 @@ pub fn is_held(status: &VirtualAccountStatus, jti: &str) -> bool {
 pub fn instants(desired: &Desired, status: &VirtualAccountStatus) -> Vec<Instant> {
     let graces = status.jwts.iter().filter_map(|entry| warning_of_grace(status, entry)).map(|(at, _)| at);
     let newest = doomed(desired, status);
-    let ends = newest.into_iter().flat_map(|newest| warnings(newest).map(|before| newest.expires_at - before));
-    let held = status.jwts.iter().map(|entry| entry.expires_at);
+    let ends = newest.into_iter().flat_map(|newest| warnings(newest).map(|before| end_of(desired, newest) - before));
+    let held = status.jwts.iter().map(|entry| end_of(desired, entry));
     let failing = failures(desired, status).into_iter().map(|failure| failure.since + PATIENCE);
     graces.chain(ends).chain(held).chain(failing).collect()
 }

@@ -7,7 +7,7 @@ use super::journal::places;
 use super::notices::is_for;
 use super::observe::Observed;
 use crate::api::{
-    IssueReason, NoticeKind, Notification, NotificationState as State, OwnedBy, Phase, VirtualAccount,
+    Instant, IssueReason, NoticeKind, Notification, NotificationState as State, OwnedBy, Phase, VirtualAccount,
     VirtualAccountStatus,
 };
 use crate::fingerprint::fingerprint;
@@ -61,11 +61,13 @@ fn incident(desired: &Desired, notice: &Notification) -> String {
 }
 
 fn content(desired: &Desired, status: &VirtualAccountStatus, notice: &Notification) -> Content {
-    let ends_at = notice.ends_at.unwrap_or(notice.at);
+    // Past the account's end nothing works.
+    let bounded = |at: Instant| desired.schedule.end.map_or(at, |end| end.min(at));
+    let ends_at = bounded(notice.ends_at.unwrap_or(notice.at));
     let target = || notice.about.clone().unwrap_or_default();
     let since = notice.since.unwrap_or(notice.at);
     match notice.kind {
-        NoticeKind::TokenRotated => rotated(status, notice),
+        NoticeKind::TokenRotated => rotated(status, notice, notice.ends_at.map(bounded)),
         NoticeKind::GraceEnding => Content::GraceEnding { ends_at, newer: notice.other_jwt_id.clone() },
         NoticeKind::TokenRetired => Content::Retired { ended_at: ends_at },
         NoticeKind::TokenExpiring => Content::Expiring { ends_at, why: why_no_rotation(desired, status) },
@@ -82,9 +84,9 @@ fn content(desired: &Desired, status: &VirtualAccountStatus, notice: &Notificati
     }
 }
 
-fn rotated(status: &VirtualAccountStatus, notice: &Notification) -> Content {
+fn rotated(status: &VirtualAccountStatus, notice: &Notification, ends_at: Option<Instant>) -> Content {
     let entry = status.jwts.iter().find(|entry| entry.id == notice.jwt_id);
-    let previous = notice.other_jwt_id.clone().zip(notice.ends_at);
+    let previous = notice.other_jwt_id.clone().zip(ends_at);
     // Revoked since: it no longer works until then.
     let revoked = |jti: &String| status.jwts.iter().any(|entry| entry.id == *jti && entry.phase == Phase::Revoked);
     Content::Rotated {

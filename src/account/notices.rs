@@ -33,7 +33,9 @@ pub fn notices_after(change: &Change<'_>) -> Vec<Notification> {
     let mut all = Vec::with_capacity(stored.len());
     for told in &change.desired.told {
         let mut own: Vec<Notification> = Vec::new();
-        for notice in stored.iter().filter(|notice| heir(change.desired, notice) == Some(told)) {
+        let inherited = stored.iter().filter(|notice| heir(change.desired, notice) == Some(told));
+        // That others could not be told is no news any more.
+        for notice in inherited.filter(|notice| notice.state != State::Failed || is_for(notice, told)) {
             let next = carried(change, told, Notification { recipients: told.recipients.clone(), ..notice.clone() });
             own.extend(next.filter(|next| own.iter().all(|other| other.id != next.id && !is_same(other, next))));
         }

@@ -97,7 +97,9 @@ impl Email {
             let part = Message { letters, recipients: Vec::new(), ..message.clone() };
             let mail = self.sender.mail(&part, to)?;
             let taken = self.transact(session, &mail, &group, &mut tally).await?;
-            taken.iter().for_each(|&address| self.memory.keep(&part.letters, address.as_ref()));
+            for address in &taken {
+                self.memory.keep(&part.letters, address.as_ref());
+            }
         }
         let result = tally.verdict(to.len());
         if result.is_ok() {

@@ -75,6 +75,8 @@ fn pair(letter: &Letter, recipient: &str) -> Pair {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
     use crate::api::{AccountId, Instant};
 
@@ -98,11 +100,11 @@ mod tests {
     #[test]
     fn what_is_kept_in_mind_is_bounded_and_ends() {
         let (memory, one, two) = (Memory::default(), retired("one"), retired("two"));
-        memory.keep(&[one.clone()], "a0");
+        memory.keep(from_ref(&one), "a0");
         assert!(memory.has(&one, "a0") && !memory.has(&one, "a1") && !memory.has(&two, "a0"));
         let many: Vec<String> = (1..=MOST).map(|n| format!("a{n}")).collect();
         for recipient in &many {
-            memory.keep(&[two.clone()], recipient);
+            memory.keep(from_ref(&two), recipient);
         }
         assert!(!memory.has(&one, "a0"), "the oldest is forgotten first");
         assert!(memory.has(&two, "a1"));
@@ -114,7 +116,7 @@ mod tests {
     #[test]
     fn a_test_message_is_never_left_out() {
         let (memory, test) = (Memory::default(), letter("test", Content::Test));
-        memory.keep(&[test.clone()], "a");
+        memory.keep(from_ref(&test), "a");
         assert!(!memory.has(&test, "a"));
     }
 }

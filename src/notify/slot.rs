@@ -231,10 +231,10 @@ mod tests {
             let (slot, _) = unopenable(TIMING);
             let network = Network { timeout: Duration::from_secs(15), ..slot.of.network };
             let open: Open = Arc::new(move |_, _, _, _| {
-                let slow: Box<dyn Notifier> = Box::new(Slow(Duration::from_secs(lasts)));
-                async { Ok(slow) }.boxed()
+                let medium: Box<dyn Notifier> = Box::new(Slow(Duration::from_secs(lasts)));
+                async { Ok(medium) }.boxed()
             });
-            let slot = Slot::new(Blueprint { open, network, medium, ..slot.of });
+            let slot = Slot::new(Blueprint { medium, open, network, ..slot.of });
             let answers = (slot.send(&message).await.is_ok(), slot.check().await.is_ok());
             assert_eq!(answers, (sends, checks), "{medium:?} {lasts}");
         }
@@ -245,10 +245,10 @@ mod tests {
         let (slot, _) = unopenable(TIMING);
         let network = Network { timeout: Duration::from_secs(15), ..slot.of.network };
         let open: Open = Arc::new(|_, _, _, _| {
-            let slow: Box<dyn Notifier> = Box::new(Slow(Duration::from_secs(50)));
-            async { Ok(slow) }.boxed()
+            let medium: Box<dyn Notifier> = Box::new(Slow(Duration::from_secs(50)));
+            async { Ok(medium) }.boxed()
         });
-        let slot = Slot::new(Blueprint { open, network, medium: Medium::Email, ..slot.of });
+        let slot = Slot::new(Blueprint { medium: Medium::Email, open, network, ..slot.of });
         let message = Message { letters: vec![], recipients: vec![], cluster: String::new(), now: at(0) };
         let start = tokio::time::Instant::now();
         let messages = futures::future::join_all((0..5).map(|_| slot.send(&message)));

@@ -34,17 +34,28 @@ pub(super) fn next(
 ) -> NotificationChannelStatus {
     let before = channel.status.clone().unwrap_or_default();
     let generation = channel.metadata.generation.unwrap_or_default();
+    let medium = Medium::of(&channel.spec);
     let (status, reason, message) = match finding {
-        Finding::Good => (true, "Checked".into(), "credentials and reach are good".into()),
+        Finding::Good => (true, "Checked".into(), checked(medium).into()),
         Finding::Refused(refusal) => (false, refusal.reason.into(), refusal.message.clone()),
         Finding::Failed(error) => (false, error.condition_reason(), error.line()),
     };
     let says = Says { status, reason: &reason, message: &message };
     NotificationChannelStatus {
         observed_generation: Some(generation),
-        medium: Medium::of(&channel.spec).map(|medium| medium.as_str().to_owned()),
+        medium: medium.map(|medium| medium.as_str().to_owned()),
         conditions: condition::set(before.conditions, "Ready", &says, generation, now),
         last_test: test.or(before.last_test),
+    }
+}
+
+// Some media answer before they look at credentials.
+fn checked(medium: Option<Medium>) -> &'static str {
+    match medium {
+        Some(Medium::Webhook | Medium::MsTeamsWebhook | Medium::PagerDuty) => {
+            "the server answers; only a message shows that it takes them"
+        }
+        _ => "credentials and reach are good",
     }
 }
 

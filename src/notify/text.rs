@@ -2,7 +2,7 @@
 //! it in its own way, for all of these strings.
 
 use super::{Content, Letter};
-use crate::api::{Instant, IssueReason, Seconds};
+use crate::api::{AccountId, Instant, IssueReason, Seconds};
 
 /// A letter in plain words. Line ends and control characters are gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,7 @@ pub struct Fact {
 const RESTART: &str = "Restart now what does not read the token again when it changes: it is refused.";
 const CHANGE: &str = "Nothing, where the token is read again when it changes. Restart what reads it only at its start, before the previous token stops working.";
 const SWITCH: &str = "Restart or reconfigure whatever still uses the previous token.";
+const REPLACE: &str = "Make sure that everything uses the new token. Services that verify offline, with the JWKS alone, accept the revoked one until it ends.";
 const LOOK: &str =
     "Look at the error. Consumers keep the token that this target holds, which stays valid while it can.";
 
@@ -61,19 +62,9 @@ impl Letter {
         let account = &self.account;
         match &self.content {
             Content::Rotated { previous, .. } => {
-                let title = format!("{account}: new token");
-                let body = match previous {
-                    Some((_, end)) if *end > now => format!(
-                        "The token of {account} was rotated and is in every place. The previous one stops working at {end}, {}.",
-                        relative(*end, now)
-                    ),
-                    Some((_, end)) => format!(
-                        "The token of {account} was rotated and is in every place. The previous one stopped working at {end}."
-                    ),
-                    None => format!("The token of {account} was rotated and is in every place. No previous one works."),
-                };
-                let waits = previous.as_ref().is_some_and(|(_, end)| *end > now);
-                (title, body, if waits { CHANGE } else { RESTART }.into())
+                let ended = previous.as_ref().map(|(_, end)| *end);
+                let todo = if ended.is_some_and(|end| end > now) { CHANGE } else { RESTART };
+                (format!("{account}: new token"), rotated(account, ended, now), todo.into())
             }
             Content::GraceEnding { ends_at, .. } => (
                 format!("{account}: the previous token stops working {}", relative(*ends_at, now)),
@@ -113,15 +104,7 @@ impl Letter {
                 "Nothing.".into(),
             ),
             Content::Revoked { by, successor, .. } => {
-                let instead = match successor {
-                    Some(_) => "A new token was issued in its place.",
-                    None => "No new token was issued in its place.",
-                };
-                (
-                    format!("{account}: a token was revoked"),
-                    format!("A token of {account} was revoked {by}. Online checks refuse it from now on. {instead}"),
-                    "Make sure that everything uses the new token. Services that verify offline, with the JWKS alone, accept the revoked one until it ends.".into(),
-                )
+                (format!("{account}: a token was revoked"), revoked(account, by, successor.is_some()), REPLACE.into())
             }
             Content::Test => (
                 format!("Test message of NotificationChannel {account}"),
@@ -141,7 +124,8 @@ impl Letter {
                     facts.push(fact("Previous token", &format!("{jti}, until {}", when(*end, now))));
                 }
                 facts.extend(expires_at.map(|end| fact("Ends", &when(end, now))));
-                facts.extend(next.map(|next| fact("Next rotation", &when(next, now))));
+                let next = next.map_or_else(|| "none is scheduled".to_owned(), |next| when(next, now));
+                facts.push(fact("Next rotation", &next));
             }
             Content::GraceEnding { ends_at, newer } => {
                 facts.push(fact("Stops working", &when(*ends_at, now)));
@@ -168,6 +152,23 @@ impl Letter {
         }
         facts
     }
+}
+
+/// What a rotation did. `ended`: when the previous token stops working, or stopped.
+fn rotated(account: &AccountId, ended: Option<Instant>, now: Instant) -> String {
+    let previous = match ended {
+        Some(end) if end > now => format!("The previous one stops working at {end}, {}.", relative(end, now)),
+        Some(end) => format!("The previous one stopped working at {end}."),
+        None => "No previous one works.".into(),
+    };
+    format!("The token of {account} was rotated and is in every place. {previous}")
+}
+
+fn revoked(account: &AccountId, by: &str, has_successor: bool) -> String {
+    let instead = if has_successor { "A" } else { "No" };
+    format!(
+        "A token of {account} was revoked {by}. Online checks refuse it from now on. {instead} new token was issued in its place."
+    )
 }
 
 /// Why a token was issued, for people.

@@ -95,6 +95,30 @@ fn a_warning_comes_at_its_instant_and_the_last_one_counts() {
 }
 
 #[test]
+fn a_token_ends_with_its_account_whatever_its_own_end_is() {
+    let mut scene = doomed_scene();
+    scene.desired.suspend = false;
+    scene.desired.schedule.end = Some(at(60 * DAY));
+    for (seconds, expected) in [
+        (30 * DAY, [NoticeKind::TokenExpiring]),
+        (60 * DAY - 1, [NoticeKind::TokenExpiring]),
+        (60 * DAY, [NoticeKind::TokenExpired]),
+    ] {
+        let notices = look(&scene, seconds);
+        assert_eq!((kinds(&notices).as_slice(), notices[0].ends_at), (&expected[..], Some(at(60 * DAY))), "{seconds}");
+    }
+}
+
+#[test]
+fn others_who_could_not_be_told_are_no_news() {
+    let (mut scene, notices) = pending();
+    scene.desired.told[0].recipients = Some("0123456789abcdef".into());
+    let failed = [Notification { state: State::Failed, ..notices[0].clone() }];
+    let scene = storing(scene, &failed);
+    assert!(look(&scene, 31 * HOUR).iter().all(|notice| notice.state == State::Pending));
+}
+
+#[test]
 fn a_warning_that_was_given_is_not_given_again_nor_one_that_is_over() {
     let scene = doomed_scene();
     let first = look(&scene, 70 * DAY);

@@ -151,10 +151,11 @@ impl Server {
             integration::resolve(&self.host).await
         };
         let mut addresses = found.map_err(|error| {
-            integration::refusal(&*error).map(of_the_channel).unwrap_or_else(|| {
+            let unresolved = || {
                 let message = format!("{} cannot be resolved: {}", self.host, integration::line(&error.to_string()));
                 ProviderError::new(ErrorKind::Unavailable, "Unreachable", message)
-            })
+            };
+            integration::refusal(&*error).map_or_else(unresolved, of_the_channel)
         })?;
         for address in &mut addresses {
             address.set_port(self.port);
