@@ -495,7 +495,7 @@ async fn lists_show_what_matters() {
     let row = ["columns", "True", "Delivered", "90d", "2999-01-01T00:00:00Z", "2999-02-01T00:00:00Z"];
     assert_eq!(short[1][..6], row, "a future date is shown as it is");
     let wide = lines(&["-o", "wide"]);
-    assert_eq!(wide[0][7..], ["JWT ID", "OWNER"]);
+    assert_eq!(wide[0][7..], ["JWT ID", "OWNER", "NOTIFIED"]);
     assert_eq!(wide[1][7..], ["an-id", "payments"]);
     let all = PLANE.kubectl_ok(&["get", "all", "-n", &namespace], None);
     assert!(all.contains("virtualaccount.virtualaccounts.dev/columns"), "{all}");

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::condition::SECRET_NOT_OWNED;
 use super::happenings::is_held;
+use super::notices::{NOTIFIED, is_bar};
 use super::stores::NOT_OURS;
 use crate::api::{Entry, IssueReason, Notification, NotificationState, Phase, TargetError, VirtualAccountStatus};
 use crate::events::{Notice, Severity};
@@ -36,6 +37,7 @@ pub fn journal(before: Option<&VirtualAccountStatus>, after: &VirtualAccountStat
     }
     lines.extend(failed(before, after));
     lines.extend(given_up(before, after));
+    lines.extend(barred(before, after));
     lines.extend(blocked(before, after));
     lines
 }
@@ -141,6 +143,17 @@ fn given_up(before: &VirtualAccountStatus, after: &VirtualAccountStatus) -> Vec<
         plain(Severity::Warning, "NotificationFailed", "Notify", message)
     };
     failed.filter(|notice| !known(notice)).map(line).collect()
+}
+
+// A target of which nothing can be told until somebody acts; a channel that fails tells that itself.
+fn barred(before: &VirtualAccountStatus, after: &VirtualAccountStatus) -> Option<Line> {
+    let reason = |status: &VirtualAccountStatus| {
+        let notified = status.conditions.iter().find(|condition| condition.type_ == NOTIFIED);
+        notified.filter(|condition| condition.status == "False").cloned()
+    };
+    let now = reason(after).filter(|condition| is_bar(&condition.reason))?;
+    let news = reason(before).is_none_or(|before| before.reason != now.reason);
+    news.then(|| plain(Severity::Warning, "NotNotified", "Notify", format!("{}: {}", now.reason, now.message)))
 }
 
 fn failure(reason: &str) -> &'static str {
@@ -266,6 +279,20 @@ mod tests {
         assert_eq!(reasons(&well, &status(&[with("/p", Some(NOT_OURS))])), ["NotOurs"]);
         assert_eq!(reasons(&well, &status(&[with("/p", Some("NotAllowed"))])), ["NotAllowed"]);
         assert!(reasons(&well, &status(&[with("/p", Some(STORE_DOWN))])).is_empty(), "its own condition tells it");
+    }
+
+    #[test]
+    fn what_must_be_cured_before_anybody_is_told_is_told_once() {
+        let status = |reason: &str| {
+            let says = crate::condition::Says { status: reason == "Notified", reason, message: "m" };
+            let conditions = crate::condition::set(Vec::new(), NOTIFIED, &says, 1, at(0));
+            VirtualAccountStatus { conditions, ..VirtualAccountStatus::default() }
+        };
+        let (well, missing) = (status("Notified"), status("ChannelNotFound"));
+        assert_eq!(reasons(&well, &missing), ["NotNotified"]);
+        assert!(reasons(&missing, &missing).is_empty() && reasons(&missing, &well).is_empty());
+        assert_eq!(reasons(&missing, &status("NotAllowed")), ["NotNotified"]);
+        assert!(reasons(&well, &status("Timeout")).is_empty(), "the channel tells that itself");
     }
 
     #[test]

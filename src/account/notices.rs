@@ -236,7 +236,8 @@ const UNKNOWN: &str = "ChannelUnknown";
 /// The recipients are missing.
 const NO_RECIPIENTS: &str = "NoRecipients";
 
-fn is_bar(reason: &str) -> bool {
+/// Whether somebody must act before anything can be told.
+pub fn is_bar(reason: &str) -> bool {
     matches!(reason, NO_RECIPIENTS | UNKNOWN | "NotAllowed" | "ChannelNotFound" | "InvalidSpec")
 }
 
@@ -311,12 +312,15 @@ pub fn notified(change: &Change<'_>) -> Vec<Condition> {
     if change.desired.told.is_empty() {
         return before.into_iter().filter(|condition| condition.type_ != NOTIFIED).collect();
     }
-    let worst = change.desired.told.iter().find_map(|told| trouble(change, told));
-    let (status, reason, message) = match &worst {
-        Some(error) => (false, error.reason.as_str(), error.message.as_str()),
-        None => (true, "Notified", "every notice that is due was sent"),
+    let told = &change.desired.told;
+    let troubles: Vec<TargetError> = told.iter().filter_map(|told| trouble(change, told)).collect();
+    let message = match troubles.as_slice() {
+        [] => "every notice that is due was sent".to_owned(),
+        [only] => only.message.clone(),
+        [first, ..] => format!("{} of {} targets: {}", troubles.len(), told.len(), first.message),
     };
-    let says = Says { status, reason, message };
+    let (status, reason) = troubles.first().map_or((true, "Notified"), |first| (false, first.reason.as_str()));
+    let says = Says { status, reason, message: &message };
     condition::set(before, NOTIFIED, &says, change.desired.generation, change.now)
 }
 

@@ -40,7 +40,13 @@ use super::{DaysOrDuration, Instant, Notification, NotificationTarget, Seconds};
     printcolumn(name = "Expires", type_ = "string", json_path = ".status.expiresAt"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "JWT ID", type_ = "string", json_path = ".status.jwtId", priority = 1),
-    printcolumn(name = "Owner", type_ = "string", json_path = ".spec.ownedBy.team", priority = 1)
+    printcolumn(name = "Owner", type_ = "string", json_path = ".spec.ownedBy.team", priority = 1),
+    printcolumn(
+        name = "Notified",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Notified\")].status",
+        priority = 1
+    )
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(SOMEWHERE).message("tokenSecret.enabled: false needs a store: name one in secretStores, or remove the field"))]

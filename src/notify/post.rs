@@ -30,7 +30,9 @@ pub(super) async fn post(
     content: Vec<u8>,
 ) -> Result<Answer, ProviderError> {
     debug_assert!(headers.contains_key(CONTENT_TYPE), "the content type is the caller's");
-    let response = client.post(url).headers(headers).body(content).send().await.map_err(|error| unsent(&error))?;
+    let host = host(&url);
+    let response =
+        client.post(url).headers(headers).body(content).send().await.map_err(|error| unsent(&host, &error))?;
     let (status, headers) = (response.status(), response.headers().clone());
     let body = body(response, LONGEST).await?.unwrap_or_default();
     Ok(Answer { status, headers, body })
@@ -81,13 +83,21 @@ pub(super) fn json<T: Serialize>(content: &T) -> Result<Vec<u8>, ProviderError> 
 }
 
 /// A request without a whole answer. A name that leads where no channel may go is not the message's fault.
-fn unsent(error: &reqwest::Error) -> ProviderError {
-    of_the_channel(integration::unsent(error))
+fn unsent(host: &str, error: &reqwest::Error) -> ProviderError {
+    let error = of_the_channel(integration::unsent(error));
+    ProviderError { message: format!("{host}: {}", error.message), ..error }
+}
+
+/// Host and port, which are no secret where the rest of a URL is one.
+fn host(url: &Url) -> String {
+    let name = url.host_str().unwrap_or_default();
+    url.port_or_known_default().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"))
 }
 
 /// Whether a server answers at all, whatever it says: tells nobody anything.
 pub(super) async fn reach(client: &Client, url: Url) -> Result<StatusCode, ProviderError> {
-    let response = client.head(url).send().await.map_err(|error| unsent(&error))?;
+    let host = host(&url);
+    let response = client.head(url).send().await.map_err(|error| unsent(&host, &error))?;
     Ok(response.status())
 }
 

@@ -186,7 +186,9 @@ impl World {
         }
         let left = |notice: &&Notification| !new.notifications.iter().any(|other| other.id == notice.id);
         for gone in old.notifications.iter().filter(left) {
+            let others = self.desired.told.iter().all(|told| told.recipients != gone.recipients);
             match gone.kind {
+                _ if gone.state == State::Failed && others => {}
                 NoticeKind::DeliveryFailing => self.judge_recovery(new, gone),
                 _ if gone.state == State::Pending => self.judge_dropped(new, gone),
                 _ => {}
@@ -207,7 +209,11 @@ impl World {
             }
         }
         let before = old.notifications.iter().find(|before| before.id == notice.id);
-        if before.is_some_and(|before| before.state != State::Pending && before.state != notice.state) {
+        // What others could not be told is told to those who took their place, if it is still true.
+        let anew = |before: &Notification| before.state == State::Failed && before.recipients != notice.recipients;
+        let reopened =
+            |before: &Notification| before.state != State::Pending && before.state != notice.state && !anew(before);
+        if before.is_some_and(reopened) {
             self.bad(format!("what is over is open again: {notice:?}"));
         }
         if notice.state == State::Sent {
