@@ -183,6 +183,9 @@ fn ledgers(records: &Records) -> Vec<String> {
             if was.grace_ends_at.is_some() && was.grace_ends_at != entry.grace_ends_at {
                 found(format!("the grace of {} moved", entry.id));
             }
+            if was.delivered_at.is_some() && was.delivered_at != entry.delivered_at {
+                found(format!("the delivery of {} moved", entry.id));
+            }
             if was.phase == Phase::Revoked && entry.phase != Phase::Revoked {
                 found(format!("{} was revoked and is not any more", entry.id));
             }
@@ -192,7 +195,8 @@ fn ledgers(records: &Records) -> Vec<String> {
 }
 
 fn same_token(one: &Entry, other: &Entry) -> bool {
-    let fixed = |entry: &Entry| Entry { phase: Phase::Pending, grace_ends_at: None, ..entry.clone() };
+    let fixed =
+        |entry: &Entry| Entry { phase: Phase::Pending, grace_ends_at: None, delivered_at: None, ..entry.clone() };
     fixed(one) == fixed(other)
 }
 
