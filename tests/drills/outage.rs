@@ -18,10 +18,10 @@ use crate::world::{APPS, World};
 const AWAY: Duration = Duration::from_mins(1);
 /// After this, every change is to be done.
 const CONVERGED: Duration = Duration::from_secs(30);
-/// Three watches, and passes of accounts that were interrupted; none waits longer than 5 s.
+/// Six watches, and passes of accounts that were interrupted; none waits longer than 5 s.
 const ATTEMPTS_IN_20_S: usize = 60;
-/// A list and a watch for each of three kinds, with some room for a first attempt that came too early.
-const RECONNECTS: usize = 24;
+/// A list and a watch for each of six kinds, and as many again for first attempts that came too early, and some.
+const RECONNECTS: usize = 30;
 
 #[test]
 fn an_api_server_that_goes_away_is_waited_for() {

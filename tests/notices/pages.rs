@@ -18,8 +18,10 @@ fn blocks(page: &str) -> Vec<String> {
 fn every_manifest_of_the_pages_is_taken_as_it_is() {
     shared_operator();
     let (plane, cluster) = (Plane::shared(), Cluster::of(Plane::shared()));
-    if cluster.find("/api/v1/namespaces/platform").is_none() {
-        plane.kubectl_ok(&["create", "namespace", "platform"], None);
+    for namespace in ["platform", "reporting"] {
+        if cluster.find(&format!("/api/v1/namespaces/{namespace}")).is_none() {
+            plane.kubectl_ok(&["create", "namespace", namespace], None);
+        }
     }
     cluster.create_account("default", "page", json!({}));
     let pages = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/notifications");
