@@ -19,7 +19,7 @@ const AWAY: Duration = Duration::from_mins(1);
 /// After this, every change is to be done.
 const CONVERGED: Duration = Duration::from_secs(30);
 /// Six watches, and passes of accounts that were interrupted; none waits longer than 5 s.
-const ATTEMPTS_IN_20_S: usize = 60;
+const ATTEMPTS_IN_20_S: usize = 72;
 /// A list and a watch for each of six kinds, and as many again for first attempts that came too early, and some.
 const RECONNECTS: usize = 30;
 
