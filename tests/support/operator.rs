@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::cluster::wait_for;
+use super::cluster::{decode, wait_for};
 use super::plane::Plane;
 
 /// The `iss` of all tokens: nothing needs to resolve it.
@@ -63,6 +63,8 @@ pub(crate) struct Options {
     /// More flags of `run`.
     pub(crate) flags: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
+    /// Where it finds the API server, if not at the plane itself: `https://127.0.0.1:1234`.
+    pub(crate) server: Option<String>,
     /// `RUST_LOG`.
     pub(crate) log: Option<String>,
     /// Its wall clock, as libfaketime has it (`+30d`); it can be moved by [`Operator::set_clock`]. Only the wall clock:
@@ -91,6 +93,7 @@ pub(crate) struct Operator {
     seen: usize,
     clock: Option<PathBuf>,
     namespace: String,
+    credential: String,
     admin: PathBuf,
     public: String,
     ops: String,
@@ -131,7 +134,8 @@ impl Operator {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let namespace = options.namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned());
         prepare(plane, &namespace);
-        let kubeconfig = plane.serviceaccount_kubeconfig(&namespace, "virtual-account-operator");
+        let server = options.server.as_deref().unwrap_or_else(|| plane.server());
+        let kubeconfig = plane.serviceaccount_kubeconfig_at(server, &namespace, "virtual-account-operator");
         let stem = plane.dir().join(format!("operator-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         let log = stem.with_extension("log");
         let clock = options.clock.as_ref().map(|clock| {
@@ -142,6 +146,10 @@ impl Operator {
         let arguments = arguments(&options, &namespace);
         let mut launch = vec!["-c".to_owned(), KEEPER.to_owned(), "keeper".to_owned(), log.display().to_string()];
         launch.extend(["env".to_owned(), format!("KUBECONFIG={}", kubeconfig.display())]);
+        // As a pod's container that starts again: it need not wait for the Lease of the life before.
+        if !options.env.iter().any(|(key, _)| key == "POD_NAME") {
+            launch.push("POD_NAME=operator-0".to_owned());
+        }
         launch.push(format!("RUST_LOG={}", options.log.as_deref().unwrap_or("info")));
         launch.extend(options.env.into_iter().map(|(key, value)| format!("{key}={value}")));
         launch.extend(environment(clock.as_deref()));
@@ -158,6 +166,7 @@ impl Operator {
             clock,
             caller: token(plane, &namespace, CALLER),
             stranger: token(plane, &namespace, STRANGER),
+            credential: credential(&kubeconfig),
             namespace,
             admin: plane.kubeconfig_path(),
             public: String::new(),
@@ -309,6 +318,16 @@ impl Operator {
         format!("system:serviceaccount:{}:virtual-account-operator", self.namespace)
     }
 
+    /// Where its public listener is bound.
+    pub(crate) fn public_address(&self) -> &str {
+        &self.public
+    }
+
+    /// What tells its requests in the audit log from those of other replicas.
+    pub(crate) fn credential(&self) -> &str {
+        &self.credential
+    }
+
     /// Where a listener is bound: with port 0 only the log knows.
     fn wait_address(&mut self, listener: &str) -> String {
         wait_for(&format!("the {listener} listener (log: {})", self.log.display()), START, || {
@@ -338,6 +357,13 @@ impl Drop for Operator {
         // A panic here would abort the test process.
         let _ = self.child.wait();
     }
+}
+
+/// As the audit log names the token in a kubeconfig.
+fn credential(kubeconfig: &Path) -> String {
+    let config: Value = serde_json::from_slice(&fs::read(kubeconfig).expect("the kubeconfig is there")).expect("JSON");
+    let token = config["users"][0]["user"]["token"].as_str().expect("a token");
+    format!("JTI={}", decode(token).1["jti"].as_str().expect("a ServiceAccount's token has an id"))
 }
 
 /// Runs the operator under its keeper; with the pipe to it and the operator's process id.
