@@ -36,9 +36,12 @@ use crate::leader::{self, Elector, Leadership};
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::token::{Keeper, RingNotice, RingSettings, RingState, SECRET_NAME, Tell};
+use crate::watch::SILENT;
 
 /// A key is in the JWKS this long before it signs: verifiers cache up to 10 minutes.
 const KEY_LEAD: Seconds = Seconds::minutes(15);
+// A replica that does not see a new key within half of its lead must get no traffic: after the lead it signs.
+const _: () = assert!(SILENT.as_secs() < KEY_LEAD.0.unsigned_abs() / 2);
 /// So many reads for online checks at once; their rate is limited as well.
 const CHECKS: usize = 16;
 /// How long what is in hand may go on after a shutdown began. The next leader waits for it.
@@ -226,8 +229,6 @@ fn readiness(
     ring_trouble: impl Fn() -> Option<String> + Send + Sync + 'static,
 ) -> ops::Readiness {
     let (seen, integrations, keys) = (Arc::clone(seen), Arc::clone(integrations), keys.clone());
-    // A replica that does not see a new key within half of its lead must get no traffic: after the lead it signs. A watch
-    // counts as trouble long before that.
     let trouble = move || seen.trouble().or_else(|| integrations.trouble()).or_else(&ring_trouble);
     Arc::new(move || match (trouble(), &*keys.borrow()) {
         (Some(trouble), _) => Err(trouble),

@@ -17,7 +17,7 @@ use crate::history::History;
 use crate::sound::{jwks, problems, wait_sound};
 use crate::support::cluster::wait_for;
 use crate::support::link::Link;
-use crate::support::operator::{NAMESPACE, Operator, Options};
+use crate::support::operator::{Operator, Options};
 use crate::support::plane::AuditEvent;
 use crate::world::World;
 
@@ -30,6 +30,7 @@ const HAND_OVER: Duration = Duration::from_secs(6);
 const GRACEFUL: Duration = Duration::from_secs(2);
 /// Two of these make the accounts with the shorter interval due.
 const JUMP: Seconds = Seconds::hours(7);
+const LEASE_PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/virtual-accounts/leases/virtual-account-operator";
 /// Verifiers keep a JWKS for so long.
 const MAX_AGE: Duration = Duration::from_mins(5);
 
@@ -76,6 +77,13 @@ fn a_leader_that_was_frozen_writes_nothing_when_it_wakes_up() {
 #[test]
 fn a_leader_that_is_told_to_go_hands_over_at_once() {
     let mut trio = Trio::start(false);
+    // A Lease that somebody deletes is made again by its holder.
+    let leader = trio.leader();
+    let before = trio.lease();
+    trio.world.cluster.delete(LEASE_PATH);
+    let made = wait_for("the Lease", HAND_OVER, || trio.world.cluster.find(LEASE_PATH).ok_or("gone"));
+    assert_ne!(made["metadata"]["uid"], before["metadata"]["uid"]);
+    assert_eq!(trio.leader(), leader, "{}", made["spec"]);
     for round in 0..3 {
         trio.stir(round);
         let leader = trio.leader();
@@ -157,8 +165,7 @@ impl Trio {
     }
 
     fn lease(&self) -> Value {
-        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/virtual-account-operator");
-        self.world.cluster.find(&path).expect("the Lease exists")
+        self.world.cluster.find(LEASE_PATH).expect("the Lease exists")
     }
 
     fn holder(&self) -> Option<usize> {
@@ -190,14 +197,14 @@ impl Trio {
 
     /// Writes that were carried out for a replica while another held the Lease.
     fn overlaps(&self) -> Vec<String> {
-        let names: BTreeMap<&str, usize> =
+        let names: BTreeMap<String, usize> =
             self.replicas.iter().enumerate().map(|(number, replica)| (replica.credential(), number)).collect();
         let mut audit = self.world.plane.audit();
-        audit.retain(|event| names.contains_key(event.credential.as_str()) && event.stage == "ResponseComplete");
+        audit.retain(|event| names.contains_key(&event.credential) && event.stage == "ResponseComplete");
         audit.sort_by(|one, other| one.timestamp.cmp(&other.timestamp));
         let (mut holder, mut found) = (None, Vec::new());
         for event in &audit {
-            let replica = names.get(event.credential.as_str()).copied();
+            let replica = names.get(&event.credential).copied();
             let accepted = event.code < 300;
             if event.resource == "leases" && event.is_write() && accepted {
                 holder = replica;

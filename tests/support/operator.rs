@@ -93,7 +93,7 @@ pub(crate) struct Operator {
     seen: usize,
     clock: Option<PathBuf>,
     namespace: String,
-    credential: String,
+    token: String,
     admin: PathBuf,
     public: String,
     ops: String,
@@ -166,7 +166,7 @@ impl Operator {
             clock,
             caller: token(plane, &namespace, CALLER),
             stranger: token(plane, &namespace, STRANGER),
-            credential: credential(&kubeconfig),
+            token: own_token(&kubeconfig),
             namespace,
             admin: plane.kubeconfig_path(),
             public: String::new(),
@@ -324,8 +324,14 @@ impl Operator {
     }
 
     /// What tells its requests in the audit log from those of other replicas.
-    pub(crate) fn credential(&self) -> &str {
-        &self.credential
+    pub(crate) fn credential(&self) -> String {
+        let id = &decode(&self.token).1["jti"];
+        format!("JTI={}", id.as_str().expect("a ServiceAccount's token has an id"))
+    }
+
+    /// Its own ServiceAccount's token.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
     }
 
     /// Where a listener is bound: with port 0 only the log knows.
@@ -359,11 +365,9 @@ impl Drop for Operator {
     }
 }
 
-/// As the audit log names the token in a kubeconfig.
-fn credential(kubeconfig: &Path) -> String {
+fn own_token(kubeconfig: &Path) -> String {
     let config: Value = serde_json::from_slice(&fs::read(kubeconfig).expect("the kubeconfig is there")).expect("JSON");
-    let token = config["users"][0]["user"]["token"].as_str().expect("a token");
-    format!("JTI={}", decode(token).1["jti"].as_str().expect("a ServiceAccount's token has an id"))
+    config["users"][0]["user"]["token"].as_str().expect("a token").to_owned()
 }
 
 /// Runs the operator under its keeper; with the pipe to it and the operator's process id.
