@@ -36,7 +36,7 @@ use crate::leader::{self, Elector, Leadership};
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::token::{Keeper, RingNotice, RingSettings, RingState, SECRET_NAME, Tell};
-use crate::watch::SILENT;
+use crate::watch::{SILENT, Scope};
 
 /// A key is in the JWKS this long before it signs: verifiers cache up to 10 minutes.
 const KEY_LEAD: Seconds = Seconds::minutes(15);
@@ -82,7 +82,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let (events, poster) = events::channel(client.clone(), instance());
     tasks.spawn(poster.run(stop.clone()));
-    let (seen, watches) = Seen::new(&client);
+    let (seen, watches) = Seen::new(&client, &settings.watch);
     let (keeper, keys) = keeper(&settings, (client.clone(), leadership.clone()), &seen, &events);
     let ring_trouble = keeper.freshness();
     tasks.spawn(keeper.run(stop.clone()));
@@ -250,7 +250,11 @@ fn routes(
     let (trusted, skew) = (server_clock.clone(), settings.max_clock_skew);
     let check = Check::new(
         Arc::new(move || checked.borrow().ring.clone()),
-        Arc::new(Watched { seen: Arc::clone(seen), kubernetes: Kubernetes::new(client.clone(), CHECKS) }),
+        Arc::new(Watched {
+            seen: Arc::clone(seen),
+            scope: settings.watch.clone(),
+            kubernetes: Kubernetes::new(client.clone(), CHECKS),
+        }),
         Arc::new(clock::now),
         Arc::new(move || trusted.trusted(skew)),
     );
@@ -267,6 +271,7 @@ fn routes(
 /// The accounts of the online check: the watch, and one read where it does not know.
 struct Watched {
     seen: Arc<Seen>,
+    scope: Scope,
     kubernetes: Kubernetes,
 }
 
@@ -280,6 +285,10 @@ impl Accounts for Watched {
     }
 
     fn read<'a>(&'a self, id: &'a AccountId) -> BoxFuture<'a, Result<Option<VirtualAccount>, ReadError>> {
+        // Of a namespace that was taken off the list nothing is known: nobody would say so if its token were revoked.
+        if !self.scope.covers(&id.namespace) {
+            return async { Ok(None) }.boxed();
+        }
         read(&self.kubernetes, id).boxed()
     }
 }
