@@ -537,7 +537,7 @@ fn shipped_yaml_is_accepted() {
     let samples = fs::read_dir(root().join("config/samples")).unwrap().map(|entry| entry.unwrap().path());
     // What is in folders has tests of its own.
     let samples: Vec<PathBuf> = samples.filter(|path| path.is_file()).collect();
-    assert_eq!(samples.len(), 9);
+    assert_eq!(samples.len(), 11);
     for sample in samples {
         apply(&fs::read_to_string(sample).unwrap());
     }
