@@ -2,16 +2,22 @@
 SHELL := /bin/bash
 CARGO := source hack/env.sh && cargo
 
-.PHONY: help demo test crds fmt lint doc
+.PHONY: help demo test test-full sbom crds fmt lint doc
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Watch the operator do its job on a real API server, until Ctrl-C (ONCE=1: check and end)
 	@ONCE='$(ONCE)' hack/demo.sh
 
 test: ## Install what the tests need and run all of them (ARGS='--test schema' for some)
 	@hack/test.sh $(ARGS)
+
+test-full: ## Run what is long as well: release build, bill of materials, core tests again (STEPS='sbom' for some)
+	@hack/test-full.sh $(STEPS)
+
+sbom: ## Write the bill of materials to sbom.cdx.json (CycloneDX)
+	@hack/sbom.sh sbom.cdx.json
 
 crds: ## Print crds/ from the types again
 	@set -o pipefail; $(CARGO) run --quiet --locked -- crd | awk '/^---$$/ { n++ } \

@@ -1,7 +1,18 @@
 //! What is committed beside the source says what the source says: the definitions, their descriptions, the README's
-//! tables of settings and metrics, and the tables of notices.
+//! tables of settings and metrics, and the tables of notices. What the guides show is tried: manifests, commands, code.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says so")]
+
+mod support;
+
+#[path = "documents/consumers.rs"]
+mod consumers;
+#[path = "documents/guides.rs"]
+mod guides;
+#[path = "documents/image.rs"]
+mod image;
+#[path = "documents/limits.rs"]
+mod limits;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,6 +28,19 @@ use virtual_account_operator::api::{
 use virtual_account_operator::config::Cli;
 use virtual_account_operator::metrics::Metrics;
 use virtual_account_operator::notify::Medium;
+
+/// Pages that are not written yet.
+const COMING: [&str; 9] = [
+    "backup-and-restore.md",
+    "gitops.md",
+    "high-availability.md",
+    "kubernetes-authentication.md",
+    "logs.md",
+    "metrics.md",
+    "rbac.md",
+    "runbooks/README.md",
+    "tls.md",
+];
 
 const NOTICES: &str = "docs/notifications/README.md";
 
@@ -148,6 +172,38 @@ fn the_page_on_notices_leads_to_a_page_for_every_medium() {
     }
 }
 
+/// The pages in a folder, by path; none if there is no such folder.
+fn pages(folder: &str) -> Vec<String> {
+    let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).into_iter().flatten();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let mut pages: Vec<String> =
+        names.filter(|name| name.ends_with(".md")).map(|name| format!("{folder}/{name}")).collect();
+    pages.sort();
+    pages
+}
+
+/// The blocks of a language in a document.
+fn blocks(document: &str, language: &str) -> Vec<String> {
+    let (mut blocks, mut inside) = (Vec::<String>::new(), None);
+    for line in read(document).lines() {
+        let text = line.trim_start();
+        match inside {
+            None if text == format!("```{language}") => {
+                blocks.push(String::new());
+                inside = Some(line.len() - text.len());
+            }
+            Some(_) if text == "```" => inside = None,
+            Some(indent) => {
+                let block = blocks.last_mut().unwrap();
+                block.push_str(line.get(indent..).unwrap_or_default());
+                block.push('\n');
+            }
+            None => {}
+        }
+    }
+    blocks
+}
+
 /// Where a document's links inside the checkout lead: file and heading.
 fn links(document: &str) -> Vec<(String, Option<String>)> {
     let text = read(document);
@@ -173,14 +229,14 @@ fn anchor(heading: &str) -> String {
 
 #[test]
 fn links_between_the_documents_lead_somewhere() {
-    let mut documents: Vec<String> = ["README.md", "SECURITY.md", "docs/protocol.md"].map(str::to_owned).into();
-    for folder in ["docs/notifications", "docs/stores"] {
-        let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
-        documents.extend(files.map(|file| format!("{folder}/{}", file.unwrap().file_name().to_str().unwrap())));
-    }
+    let mut documents = ["README.md", "SECURITY.md", "CHANGELOG.md"].map(str::to_owned).to_vec();
+    documents.extend(["docs", "docs/notifications", "docs/stores", "docs/runbooks"].into_iter().flat_map(pages));
     let mut headings = 0;
     for document in documents {
         for (file, heading) in links(&document) {
+            if COMING.iter().any(|coming| Path::new(&file).ends_with(coming)) {
+                continue;
+            }
             assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(&file).exists(), "{document} leads to {file}");
             let Some(heading) = heading else { continue };
             let there = read(&file).lines().any(|line| line.starts_with('#') && anchor(line) == heading);
@@ -188,5 +244,5 @@ fn links_between_the_documents_lead_somewhere() {
             headings += 1;
         }
     }
-    assert!(headings > 2, "few links name a heading: are they found?");
+    assert!(headings > 10, "few links name a heading: are they found?");
 }

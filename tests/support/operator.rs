@@ -41,10 +41,11 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: virtual-
 subjects: [{kind: ServiceAccount, name: checker, namespace: NAMESPACE}]
 ";
 
-const BINARY: &str = env!("CARGO_BIN_EXE_virtual-account-operator");
 /// Moves the clock of a program that is started with it as `LD_PRELOAD`. The plain build of it races between threads:
 /// about one reading in 100,000 shows the real time, and an operator that sees that takes its tokens for future ones.
 pub(crate) const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+/// Names another binary to test, such as the release build.
+const BINARY: &str = "VAO_TEST_BINARY";
 const START: Duration = Duration::from_secs(30);
 
 // Prints the operator's process id, kills it when stdin ends and ends with its exit code. `env` and the operator take the
@@ -145,7 +146,7 @@ impl Operator {
         launch.push(format!("RUST_LOG={}", options.log.as_deref().unwrap_or("info")));
         launch.extend(options.env.into_iter().map(|(key, value)| format!("{key}={value}")));
         launch.extend(environment(clock.as_deref()));
-        launch.push(BINARY.to_owned());
+        launch.push(binary());
         launch.extend(arguments);
         let (child, stdin, pid) = spawn(&launch);
         let mut operator = Self {
@@ -233,13 +234,13 @@ impl Operator {
     /// Another command of the binary, as the administrator, with the operator's clock.
     pub(crate) fn command(&self, args: &[&str], stdin: &str) -> Output {
         let mut command = Command::new("env");
-        command.args(environment(self.clock.as_deref())).arg(BINARY).args(args);
+        command.args(environment(self.clock.as_deref())).arg(binary()).args(args);
         if self.clock.is_some() && args.first() == Some(&"verify") {
             command.args(["--max-clock-skew", "0"]);
         }
         command.env("KUBECONFIG", &self.admin).env("POD_NAMESPACE", &self.namespace).env("RUST_LOG", "warn");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = isolated(&mut command).spawn().unwrap_or_else(|error| panic!("cannot run {BINARY}: {error}"));
+        let mut child = isolated(&mut command).spawn().unwrap_or_else(|error| panic!("cannot run it: {error}"));
         let mut pipe = child.stdin.take().expect("stdin is piped");
         // A command that reads no stdin may have closed it.
         let _ = pipe.write_all(stdin.as_bytes());
@@ -373,6 +374,10 @@ fn prepare(plane: &Plane, namespace: &str) {
     }
     objects += &CALLERS.replace("NAMESPACE", namespace);
     plane.kubectl_ok(&["apply", "-f", "-"], Some(&objects));
+}
+
+fn binary() -> String {
+    std::env::var(BINARY).unwrap_or_else(|_| env!("CARGO_BIN_EXE_virtual-account-operator").to_owned())
 }
 
 fn token(plane: &Plane, namespace: &str, name: &str) -> String {
