@@ -11,6 +11,7 @@ steps=(
     "release: the release binary, built as the Dockerfile builds it, is small and needs glibc alone"
     "sbom: the bill of materials lists what is in the binary"
     "start: the release binary is ready within a second"
+    "memory: two thousand accounts cost little memory"
     "core: the core tests pass with the release binary"
 )
 
@@ -44,6 +45,13 @@ start() {
     binary=$(hack/release.sh)
     VAO_TEST_BINARY=$binary VAO_TEST_READY_WITHIN=1 \
         cargo test --locked --test operator -- --exact --nocapture restart::it_is_ready_soon
+}
+
+memory() {
+    local binary
+    binary=$(hack/release.sh)
+    VAO_TEST_BINARY=$binary VAO_TEST_ACCOUNTS=2000 \
+        cargo test --locked --test counts -- --exact --nocapture an_account_costs_little_memory
 }
 
 core() {

@@ -38,7 +38,7 @@ const COMING: [&str; 9] = [
     "logs.md",
     "metrics.md",
     "rbac.md",
-    "runbooks/README.md",
+    "runbooks",
     "tls.md",
 ];
 
