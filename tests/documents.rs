@@ -172,12 +172,20 @@ fn the_page_on_notices_leads_to_a_page_for_every_medium() {
     }
 }
 
+#[test]
+fn the_index_leads_to_every_page() {
+    let listed: BTreeSet<String> = links("docs/README.md").into_iter().map(|(file, _)| file).collect();
+    let missing: Vec<String> =
+        pages("docs").into_iter().filter(|page| page != "docs/README.md" && !listed.contains(page)).collect();
+    assert!(missing.is_empty(), "docs/README.md does not lead to {missing:?}");
+}
+
 /// The pages in a folder, by path; none if there is no such folder.
 fn pages(folder: &str) -> Vec<String> {
     let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).into_iter().flatten();
-    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let paths = files.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|it| it == "md"));
     let mut pages: Vec<String> =
-        names.filter(|name| name.ends_with(".md")).map(|name| format!("{folder}/{name}")).collect();
+        paths.map(|path| format!("{folder}/{}", path.file_name().unwrap().to_str().unwrap())).collect();
     pages.sort();
     pages
 }

@@ -157,10 +157,10 @@ fn the_python_of_the_guide_lives_through_a_rotation() {
 fn the_go_of_the_guide_lives_through_a_rotation() {
     in_another_language("go", "consumer.go", "calls.go", |code| {
         let built = code.join("calls");
-        let mut build = Command::new("go");
-        build.args(["build", "-o"]).arg(&built).arg(code.join("consumer.go")).arg(code.join("calls.go"));
+        let mut go = Command::new("go");
+        go.args(["build", "-o"]).arg(&built).arg(code.join("consumer.go")).arg(code.join("calls.go"));
         // Outside a module: the standard library alone.
-        assert!(build.env("GO111MODULE", "off").status().expect("go can be run").success());
+        assert!(go.env("GO111MODULE", "off").status().expect("go can be run").success());
         Command::new(built)
     });
 }

@@ -120,18 +120,40 @@ fn the_quota_of_the_guide_counts_accounts() {
     let namespace = plane.namespace("quota");
     let block = blocks("docs/tenants.md", "yaml").into_iter().find(|block| block.contains("ResourceQuota")).unwrap();
     let quota = block.replace("namespace: reporting", &format!("namespace: {namespace}")).replace("\"50\"", "\"1\"");
-    plane.kubectl_ok(&["apply", "-f", "-"], Some(&quota));
-    // The plane has no quota controller, which is what makes the limits of a new quota count.
-    let hard = "count/virtualaccounts.virtualaccounts.dev";
-    let status = json!({"status": {"hard": {hard: "1"}, "used": {hard: "0"}}}).to_string();
-    let patch = ["patch", "quota", "virtual-accounts", "--subresource=status", "--type=merge", "-n", &namespace, "-p"];
-    plane.kubectl_ok(&[&patch[..], &[&status]].concat(), None);
+    limit(plane, &namespace, &quota, "count/virtualaccounts.virtualaccounts.dev", 1);
     let cluster = Cluster::of(plane);
     let path = format!("/apis/virtualaccounts.dev/v1alpha1/namespaces/{namespace}/virtualaccounts");
     cluster.create_account(&namespace, "first", json!({}));
     let second = crate::support::cluster::account("second", json!({}));
     let refused = cluster.send("POST", &path, "application/json", Some(&second)).unwrap_err();
     assert!(refused.code == 403 && refused.message.contains("exceeded quota"), "{refused:?}");
+}
+
+#[test]
+fn a_used_up_quota_on_secrets_shows_in_the_status() {
+    let world = World::start();
+    let namespace = world.plane.namespace("quota");
+    let quota = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "virtual-accounts", "namespace": namespace},
+        "spec": {"hard": {"secrets": "0"}},
+    });
+    limit(&world.plane, &namespace, &quota.to_string(), "secrets", 0);
+    world.cluster.create_account(&namespace, ACCOUNT, json!({}));
+    let account = world.cluster.wait_account(&namespace, ACCOUNT, "to be refused a Secret", |account| {
+        account["status"]["tokenSecret"]["failures"].as_u64().is_some_and(|failures| failures > 0)
+    });
+    let ready = crate::support::cluster::ready(&account);
+    assert!(ready["status"] == "False" && ready["message"].as_str().unwrap().contains("exceeded quota"), "{ready}");
+    world.plane.kubectl_ok(&["delete", "quota", "virtual-accounts", "-n", &namespace], None);
+    world.cluster.wait_ready(&namespace, ACCOUNT);
+}
+
+/// Makes a quota count: the plane has no quota controller, which would do that.
+fn limit(plane: &Plane, namespace: &str, quota: &str, resource: &str, hard: u32) {
+    plane.kubectl_ok(&["apply", "-f", "-"], Some(quota));
+    let status = json!({"status": {"hard": {resource: hard.to_string()}, "used": {resource: "0"}}}).to_string();
+    let patch = ["patch", "quota", "virtual-accounts", "--subresource=status", "--type=merge", "-n", namespace, "-p"];
+    plane.kubectl_ok(&[&patch[..], &[&status]].concat(), None);
 }
 
 #[test]

@@ -51,6 +51,39 @@ fn bounds(field: &Value) -> String {
     }
 }
 
+/// etcd's own bound on a request, `--max-request-bytes`.
+const ETCD: usize = 3 * 512 * 1024;
+
+#[test]
+fn an_account_with_everything_at_its_limit_fits_into_etcd() {
+    let schema = schema();
+    let most = largest("", &schema["properties"]["spec"]) + largest("", &schema["properties"]["status"]);
+    println!("{most} characters");
+    assert!(read(PAGE).contains("under 1.1 MB") && (1_000_000..1_100_000).contains(&most) && most < ETCD, "{most}");
+}
+
+/// The most characters that a value of this schema can have as JSON.
+fn largest(name: &str, schema: &Value) -> usize {
+    let bound = |key: &str| schema[key].as_u64().and_then(|bound| usize::try_from(bound).ok());
+    match schema["type"].as_str() {
+        Some("object") => {
+            let fields = schema["properties"].as_object().into_iter().flatten();
+            let own: usize = fields.map(|(name, field)| name.len() + 4 + largest(name, field)).sum();
+            let values = &schema["additionalProperties"];
+            // A key is a prefix of 253 characters, a slash and a name of 63.
+            own + bound("maxProperties").map_or(0, |count| count * (320 + largest(name, values)))
+        }
+        // Conditions are Kubernetes' own type, which bounds nothing; ours have at most 2048 characters of message.
+        Some("array") if name == "conditions" => 16 * 2_500,
+        Some("array") => {
+            bound("maxItems").unwrap_or_else(|| panic!("{name} has no bound")) * (1 + largest(name, &schema["items"]))
+        }
+        Some("string") if schema["enum"].is_array() || schema["format"] == "date-time" => 32,
+        Some("string") => bound("maxLength").unwrap_or_else(|| panic!("{name} has no bound")) + 2,
+        _ => 20,
+    }
+}
+
 #[test]
 fn the_page_on_limits_has_the_numbers_of_the_source() {
     let page = read(PAGE);
