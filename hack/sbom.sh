@@ -20,6 +20,6 @@ trap 'rm -rf "$work"' EXIT
 cp Cargo.toml Cargo.lock "$work"
 cp -r src "$work"
 export PATH="$tools/bin:$PATH"
-cargo cyclonedx --quiet --manifest-path "$work/Cargo.toml" --format json \
+cargo cyclonedx --quiet --manifest-path "$work/Cargo.toml" --format json --spec-version 1.5 \
     --target "$(rustc -vV | sed -n 's/^host: //p')" --override-filename sbom >&2
 mv "$work/sbom.json" "$output"
