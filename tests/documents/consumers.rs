@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate, matchers};
 
 use super::blocks;
+use crate::support::server;
 
 #[allow(unreachable_pub, reason = "as the guide shows it")]
 #[path = "consumers/rust.rs"]
@@ -98,7 +99,7 @@ fn started() -> (tokio::runtime::Runtime, MockServer, Service) {
 
 /// The guide's code in a language, beside a program of ours that calls it for each line on stdin.
 fn in_another_language(language: &str, file: &str, program: &str, arguments: impl Fn(&Path) -> Command) {
-    let (_runtime, server, service) = started();
+    let (_runtime, mocked, service) = started();
     let mounted = Mounted::new(language);
     let code = mounted.0.join("..code");
     fs::create_dir(&code).unwrap();
@@ -107,7 +108,7 @@ fn in_another_language(language: &str, file: &str, program: &str, arguments: imp
     let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/documents/consumers").join(program);
     fs::copy(ours, code.join(program)).unwrap();
     let mut command = arguments(&code);
-    command.arg(&mounted.0).arg(server.uri()).current_dir(&code);
+    command.arg(&mounted.0).arg(mocked.uri()).current_dir(&code);
     let mut caller = Caller::start(command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1"));
     lives_through_a_rotation(&service, &mounted, || caller.call());
 }
@@ -144,10 +145,7 @@ impl Drop for Caller {
 #[test]
 fn the_python_of_the_guide_lives_through_a_rotation() {
     in_another_language("python", "consumer.py", "calls.py", |code| {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("hack/python-env.sh");
-        let output = Command::new(script).stderr(Stdio::inherit()).output().expect("it can be run");
-        let mut python =
-            Command::new(Path::new(String::from_utf8(output.stdout).unwrap().trim_end()).join("bin/python"));
+        let mut python = Command::new(server::python().join("bin/python"));
         python.arg("-B").arg(code.join("calls.py"));
         python
     });
@@ -197,10 +195,10 @@ fn the_rust_of_the_guide_lives_through_a_rotation() {
     let source = super::read("tests/documents/consumers/rust.rs");
     let [shown] = blocks(GUIDE, "rust").try_into().expect("one block of Rust");
     assert_eq!(source.split_once("\n\n").unwrap().1, shown, "the guide shows what is run here");
-    let (runtime, server, service) = started();
+    let (runtime, mocked, service) = started();
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let (mounted, client) = (Mounted::new("rust"), reqwest::Client::builder().no_proxy().build().unwrap());
     lives_through_a_rotation(&service, &mounted, || {
-        runtime.block_on(rust::call(&client, &mounted.0, &server.uri())).unwrap().status().as_u16()
+        runtime.block_on(rust::call(&client, &mounted.0, &mocked.uri())).unwrap().status().as_u16()
     });
 }

@@ -1,21 +1,24 @@
 //! The Dockerfile, as far as it can be judged without building it. `make test-full` runs its commands.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
+
+use serde_json::{Value, json};
 
 use super::read;
+use crate::support::cluster::{Cluster, PATIENCE, ready, wait_for};
+use crate::support::operator::{Operator, Options};
+use crate::support::plane::Plane;
+use crate::support::server::{Server, python};
 
 #[test]
 fn the_dockerfile_has_no_findings() {
-    let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let environment =
-        Command::new(checkout.join("hack/python-env.sh")).stderr(Stdio::inherit()).output().expect("it can be run");
-    let environment = String::from_utf8(environment.stdout).unwrap();
-    let hadolint = Path::new(environment.trim_end()).join("bin/hadolint");
+    let dockerfile = Path::new(env!("CARGO_MANIFEST_DIR")).join("Dockerfile");
     // Comments that silence a rule do not count.
     let found =
-        Command::new(hadolint).arg("--disable-ignore-pragma").arg(checkout.join("Dockerfile")).output().unwrap();
+        Command::new(python().join("bin/hadolint")).arg("--disable-ignore-pragma").arg(dockerfile).output().unwrap();
     let said = [found.stdout, found.stderr].concat();
     assert!(found.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
 }
@@ -73,6 +76,51 @@ fn every_tls_client_trusts_the_same_file() {
     // A crate with a list of certificates of its own would trust what the image's owner cannot change.
     let lock = read("Cargo.lock");
     assert!(lock.contains("name = \"rustls-native-certs\"") && !lock.contains("name = \"webpki-roots\""));
+}
+
+#[test]
+fn certificates_that_the_environment_names_are_trusted() {
+    let plane = Plane::start();
+    let folder = plane.dir().join("bao");
+    fs::create_dir(&folder).unwrap();
+    // It makes an authority of its own, and leaves its certificate in the folder.
+    let bao = Server::start(&folder, "bao", |port| {
+        let own = format!("-dev-tls-cert-dir={}", folder.display());
+        let address = format!("-dev-listen-address=127.0.0.1:{port}");
+        ["server", "-dev", "-dev-tls", &own, "-dev-no-store-token", "-dev-root-token-id=root", &address]
+            .map(str::to_owned)
+            .to_vec()
+    });
+    let authority = folder.join("vault-ca.pem").display().to_string();
+    let cluster = Cluster::of(&plane);
+    let ns = plane.namespace("trust");
+    let store = json!({
+        "apiVersion": "virtualaccounts.dev/v1alpha1", "kind": "TokenStore", "metadata": {"name": "bao"},
+        "spec": {"hashicorpVault": {
+            "address": format!("https://127.0.0.1:{}", bao.port),
+            "auth": {"tokenRef": {"name": "bao", "key": "token"}},
+        }},
+    });
+    let secret = json!({"metadata": {"name": "bao"}, "stringData": {"token": "root"}});
+    cluster.create(&format!("/api/v1/namespaces/{ns}/secrets"), &secret);
+    let stores = format!("/apis/virtualaccounts.dev/v1alpha1/namespaces/{ns}/tokenstores");
+    let options = Options::flags(&["--allow-local-endpoints"]);
+    let stranger = Operator::start(&plane, options.clone());
+    cluster.create(&stores, &store);
+    assert_eq!(judged(&cluster, &stores, "False")["reason"], "Unreachable");
+    drop(stranger);
+    let env = vec![("SSL_CERT_FILE".to_owned(), authority)];
+    let _friend = Operator::start(&plane, Options { env, ..options });
+    judged(&cluster, &stores, "True");
+}
+
+/// The store's `Ready` condition, once it says so.
+fn judged(cluster: &Cluster, stores: &str, status: &str) -> Value {
+    wait_for(&format!("the store to be Ready={status}"), PATIENCE * 2, || {
+        let store = cluster.find(&format!("{stores}/bao")).unwrap_or_default();
+        let ready = ready(&store);
+        if ready["status"] == status { Ok(ready.clone()) } else { Err(store["status"].to_string()) }
+    })
 }
 
 /// What follows an instruction of the Dockerfile, once for each time that it is there.
