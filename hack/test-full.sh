@@ -43,21 +43,28 @@ sbom() {
 start() {
     local binary
     binary=$(hack/release.sh)
-    VAO_TEST_BINARY=$binary VAO_TEST_READY_WITHIN=1 \
-        cargo test --locked --test operator -- --exact --nocapture restart::it_is_ready_soon
+    VAO_TEST_BINARY=$binary VAO_TEST_READY_WITHIN=1 one operator restart::it_is_ready_soon
 }
 
 memory() {
     local binary
     binary=$(hack/release.sh)
-    VAO_TEST_BINARY=$binary VAO_TEST_ACCOUNTS=2000 \
-        cargo test --locked --test counts -- --exact --nocapture an_account_costs_little_memory
+    VAO_TEST_BINARY=$binary VAO_TEST_ACCOUNTS=2000 one counts an_account_costs_little_memory
 }
 
 core() {
     local binary
     binary=$(hack/release.sh)
     VAO_TEST_BINARY=$binary cargo test --locked --test operator
+}
+
+# one BINARY TEST: this test alone, with what it prints. To cargo a name that no test has is no failure.
+one() {
+    local log
+    log=$(mktemp)
+    cargo test --locked --test "$1" -- --exact --nocapture "$2" | tee "$log"
+    grep -q '^test result: ok. 1 passed' "$log" || fail "there is no test $2"
+    rm "$log"
 }
 
 fail() {
