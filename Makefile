@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO := source hack/env.sh && cargo
 
-.PHONY: help demo test test-full sbom crds fmt lint doc
+.PHONY: help demo test crds fmt lint doc
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,12 +12,6 @@ demo: ## Watch the operator do its job on a real API server, until Ctrl-C (ONCE=
 
 test: ## Install what the tests need and run all of them (ARGS='--test schema' for some)
 	@hack/test.sh $(ARGS)
-
-test-full: ## Run what is long as well: release build, bill of materials, core tests again (STEPS='sbom' for some)
-	@hack/test-full.sh $(STEPS)
-
-sbom: ## Write the bill of materials to sbom.cdx.json (CycloneDX)
-	@hack/sbom.sh sbom.cdx.json
 
 crds: ## Print crds/ from the types again
 	@set -o pipefail; $(CARGO) run --quiet --locked -- crd | awk '/^---$$/ { n++ } \
@@ -34,3 +28,11 @@ lint: ## Check formatting and lints, as CI does
 
 doc: ## Build the documentation of the source
 	@source hack/env.sh && RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+
+.PHONY: test-full sbom
+
+test-full: ## Run what is long: release build, bill of materials, core tests again (STEPS='sbom' for some)
+	@hack/test-full.sh $(STEPS)
+
+sbom: ## Write the bill of materials to sbom.cdx.json (CycloneDX)
+	@hack/sbom.sh sbom.cdx.json

@@ -1,5 +1,5 @@
 //! What is committed beside the source says what the source says: the definitions, their descriptions, the README's
-//! tables of settings and metrics, and the tables of notices. What the guides show is tried: manifests, commands, code.
+//! tables of settings and metrics, and the tables of notices.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says so")]
 
@@ -28,19 +28,6 @@ use virtual_account_operator::api::{
 use virtual_account_operator::config::Cli;
 use virtual_account_operator::metrics::Metrics;
 use virtual_account_operator::notify::Medium;
-
-/// Pages that are not written yet.
-const COMING: [&str; 9] = [
-    "backup-and-restore.md",
-    "gitops.md",
-    "high-availability.md",
-    "kubernetes-authentication.md",
-    "logs.md",
-    "metrics.md",
-    "rbac.md",
-    "runbooks",
-    "tls.md",
-];
 
 const NOTICES: &str = "docs/notifications/README.md";
 
@@ -211,6 +198,19 @@ fn blocks(document: &str, language: &str) -> Vec<String> {
     }
     blocks
 }
+
+/// Pages that are not written yet.
+const COMING: [&str; 9] = [
+    "backup-and-restore.md",
+    "gitops.md",
+    "high-availability.md",
+    "kubernetes-authentication.md",
+    "logs.md",
+    "metrics.md",
+    "rbac.md",
+    "runbooks",
+    "tls.md",
+];
 
 /// Where a document's links inside the checkout lead: file and heading.
 fn links(document: &str) -> Vec<(String, Option<String>)> {

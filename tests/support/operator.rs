@@ -41,11 +41,10 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: virtual-
 subjects: [{kind: ServiceAccount, name: checker, namespace: NAMESPACE}]
 ";
 
+const BINARY: &str = env!("CARGO_BIN_EXE_virtual-account-operator");
 /// Moves the clock of a program that is started with it as `LD_PRELOAD`. The plain build of it races between threads:
 /// about one reading in 100,000 shows the real time, and an operator that sees that takes its tokens for future ones.
 pub(crate) const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
-/// Names another binary to test, such as the release build.
-const BINARY: &str = "VAO_TEST_BINARY";
 const START: Duration = Duration::from_secs(30);
 
 // Prints the operator's process id, kills it when stdin ends and ends with its exit code. `env` and the operator take the
@@ -240,7 +239,7 @@ impl Operator {
         }
         command.env("KUBECONFIG", &self.admin).env("POD_NAMESPACE", &self.namespace).env("RUST_LOG", "warn");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = isolated(&mut command).spawn().unwrap_or_else(|error| panic!("cannot run it: {error}"));
+        let mut child = isolated(&mut command).spawn().unwrap_or_else(|error| panic!("cannot run {BINARY}: {error}"));
         let mut pipe = child.stdin.take().expect("stdin is piped");
         // A command that reads no stdin may have closed it.
         let _ = pipe.write_all(stdin.as_bytes());
@@ -376,10 +375,6 @@ fn prepare(plane: &Plane, namespace: &str) {
     plane.kubectl_ok(&["apply", "-f", "-"], Some(&objects));
 }
 
-fn binary() -> String {
-    std::env::var(BINARY).unwrap_or_else(|_| env!("CARGO_BIN_EXE_virtual-account-operator").to_owned())
-}
-
 fn token(plane: &Plane, namespace: &str, name: &str) -> String {
     // A moved clock must not make it expire.
     plane.kubectl_ok(&["create", "token", name, "-n", namespace, "--duration", "876000h"], None)
@@ -413,6 +408,11 @@ fn environment(clock: Option<&Path>) -> Vec<String> {
         "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
         "FAKETIME_NO_CACHE=1".to_owned(),
     ]
+}
+
+/// What is tested: the binary of this build, or the one that the environment names, such as the release build.
+fn binary() -> String {
+    std::env::var("VAO_TEST_BINARY").unwrap_or_else(|_| BINARY.to_owned())
 }
 
 /// Without settings and proxies of whoever runs the tests.

@@ -138,7 +138,7 @@ impl Plane {
         &self.dir
     }
 
-    /// The program that is all components, kubectl among them.
+    /// The program, which is kubectl as well: `binary kubectl …`.
     pub(crate) fn binary(&self) -> &Path {
         &self.binary
     }
