@@ -37,7 +37,7 @@ metadata: {name: stranger, namespace: NAMESPACE}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
-metadata: {name: NAMESPACE-checker}
+metadata: {name: NAMESPACE-RELEASE-checker}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: RELEASE-introspection}
 subjects: [{kind: ServiceAccount, name: checker, namespace: NAMESPACE}]
 ";
