@@ -26,6 +26,7 @@ pub struct Metrics {
     issued: Family<ByReason, Counter>,
     writes: Family<ByRequest, Counter>,
     introspections: Family<ByResult, Counter>,
+    leader: Gauge,
     queue_depth: Gauge,
     store_calls: Family<ByCall, Counter>,
     store_call_duration: Family<ByOperation, Histogram>,
@@ -52,6 +53,7 @@ impl Metrics {
             issued: Family::default(),
             writes: Family::default(),
             introspections: Family::default(),
+            leader: Gauge::default(),
             queue_depth: Gauge::default(),
             store_calls: Family::default(),
             store_call_duration: Family::new_with_constructor(durations),
@@ -90,7 +92,12 @@ impl Metrics {
             "Answers of the introspection endpoint, by result",
             self.introspections.clone(),
         );
-        ours.register("queue_depth", "Accounts that wait for a pass", self.queue_depth.clone());
+        ours.register("leader", "1 on the replica that writes, 0 on the others", self.leader.clone());
+        ours.register(
+            "queue_depth",
+            "Accounts that wait for a pass; 0 on replicas that do not lead",
+            self.queue_depth.clone(),
+        );
         ours.register("signing_keys", "Signing keys in the ring, by state", self.keys.clone());
         ours.register(
             "signing_key_published_timestamp_seconds",
@@ -192,6 +199,11 @@ impl Metrics {
     /// How many NotificationChannels are not ready.
     pub fn channels_failing(&self, count: usize) {
         self.channels_failing.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Whether this replica writes.
+    pub fn leader(&self, leads: bool) {
+        self.leader.set(leads.into());
     }
 
     /// How many accounts wait for a pass.

@@ -20,6 +20,7 @@ use virtual_account_operator::api::{
 use virtual_account_operator::events;
 use virtual_account_operator::integration::cluster_identity::{ClusterIdentity, cluster_id};
 use virtual_account_operator::integration::{Concern, ErrorKind, Identity, Namespaces, Network, ProviderError, Timing};
+use virtual_account_operator::leader::Leadership;
 use virtual_account_operator::metrics::Metrics;
 use virtual_account_operator::store::registry::Parts;
 use virtual_account_operator::store::{Admission, Ambient, Held, Open, Registry, STORE_DOWN, Store, Users, Value};
@@ -37,8 +38,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 static PLANE: LazyLock<&'static Plane> = LazyLock::new(|| {
     let plane = Plane::shared();
     plane.install(&yaml().unwrap());
-    let rbac = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/rbac");
-    plane.kubectl_ok(&["apply", "-k", &rbac.display().to_string()], None);
+    for file in ["namespace.yaml", "serviceaccount.yaml", "rbac.yaml"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/default").join(file);
+        plane.kubectl_ok(&["apply", "-f", &file.display().to_string()], None);
+    }
     plane
 });
 
@@ -189,6 +192,7 @@ impl Bench {
             ambient: Ambient { namespace: "virtual-accounts".into(), everywhere: false },
             keys: AccountId::new("virtual-accounts", "virtual-account-operator-keys"),
             events,
+            leadership: Leadership::always(),
             metrics: Arc::clone(&metrics),
             tell: Arc::new(move |concern| heard.lock().unwrap().push(concern)),
             timing: FAST,
@@ -526,8 +530,8 @@ async fn tokens_of_service_accounts_need_the_namespace_owners_role() {
         (ClusterIdentity::new(operator().await, &ns), ServiceAccountRef { name: "vault-writer".into() });
     let error = identity.service_account_token(&account, "vault").await.unwrap_err();
     assert_eq!(error.reason, "TokenRequestForbidden");
-    assert!(error.message.contains("config/rbac/token_request"), "{error}");
-    let opt_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/rbac/token_request");
+    assert!(error.message.contains("config/samples/token-request"), "{error}");
+    let opt_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/samples/token-request");
     let role = PLANE.kubectl_ok(&["kustomize", &opt_in.display().to_string()], None);
     PLANE.kubectl_ok(&["apply", "-n", &ns, "-f", "-"], Some(&role));
     let deadline = Instant::now() + PATIENCE;

@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::cluster::wait_for;
+use super::cluster::{decode, wait_for};
 use super::plane::Plane;
+use super::rendered::Release;
 
 /// The `iss` of all tokens: nothing needs to resolve it.
 pub(crate) const ISSUER: &str = "https://issuer.example.com";
@@ -36,10 +37,13 @@ metadata: {name: stranger, namespace: NAMESPACE}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
-metadata: {name: NAMESPACE-checker}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: virtual-accounts-introspection}
+metadata: {name: NAMESPACE-RELEASE-checker}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: RELEASE-introspection}
 subjects: [{kind: ServiceAccount, name: checker, namespace: NAMESPACE}]
 ";
+
+/// What of `config/default` gives the operator its name and its rights.
+const RIGHTS: [&str; 3] = ["namespace.yaml", "serviceaccount.yaml", "rbac.yaml"];
 
 const BINARY: &str = env!("CARGO_BIN_EXE_virtual-account-operator");
 /// Moves the clock of a program that is started with it as `LD_PRELOAD`. The plain build of it races between threads:
@@ -63,8 +67,12 @@ pub(crate) struct Options {
     /// More flags of `run`.
     pub(crate) flags: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
+    /// Where it finds the API server, if not at the plane itself: `https://127.0.0.1:1234`.
+    pub(crate) server: Option<String>,
     /// `RUST_LOG`.
     pub(crate) log: Option<String>,
+    /// Runs it as this release of the chart, which is installed already, says. All else but the clock is the release's.
+    pub(crate) release: Option<Release>,
     /// Its wall clock, as libfaketime has it (`+30d`); it can be moved by [`Operator::set_clock`]. Only the wall clock:
     /// timers go on as ever. The check against the API server's clock is switched off unless
     /// `--max-clock-skew` is among the flags.
@@ -72,6 +80,18 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// Where the operator lives.
+    fn namespace(&self) -> String {
+        let release = self.release.as_ref().map(|release| release.namespace.clone());
+        release.or_else(|| self.namespace.clone()).unwrap_or_else(|| NAMESPACE.to_owned())
+    }
+
+    /// The variables of its own.
+    fn variables(&self) -> Vec<(String, String)> {
+        let level = self.log.as_deref().unwrap_or("info");
+        [("RUST_LOG".to_owned(), level.to_owned())].into_iter().chain(self.env.iter().cloned()).collect()
+    }
+
     /// With these flags.
     pub(crate) fn flags(flags: &[&str]) -> Self {
         Self { flags: flags.iter().map(|flag| (*flag).to_owned()).collect(), ..Self::default() }
@@ -91,6 +111,7 @@ pub(crate) struct Operator {
     seen: usize,
     clock: Option<PathBuf>,
     namespace: String,
+    token: String,
     admin: PathBuf,
     public: String,
     ops: String,
@@ -129,9 +150,12 @@ impl Operator {
     /// As [`Operator::start`], without waiting for `/readyz`: for one that has reasons not to get ready.
     pub(crate) fn launch(plane: &Plane, options: Options) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let namespace = options.namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned());
-        prepare(plane, &namespace);
-        let kubeconfig = plane.serviceaccount_kubeconfig(&namespace, "virtual-account-operator");
+        let namespace = options.namespace();
+        let release = prepare(plane, &options);
+        let account = release.as_ref().map(|release| release.service_account(plane));
+        let account = account.unwrap_or_else(|| "virtual-account-operator".to_owned());
+        let server = options.server.as_deref().unwrap_or_else(|| plane.server());
+        let kubeconfig = plane.serviceaccount_kubeconfig_at(server, &namespace, &account);
         let stem = plane.dir().join(format!("operator-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         let log = stem.with_extension("log");
         let clock = options.clock.as_ref().map(|clock| {
@@ -139,11 +163,24 @@ impl Operator {
             fs::write(&file, clock).expect("the plane's directory can be written");
             file
         });
-        let arguments = arguments(&options, &namespace);
         let mut launch = vec!["-c".to_owned(), KEEPER.to_owned(), "keeper".to_owned(), log.display().to_string()];
         launch.extend(["env".to_owned(), format!("KUBECONFIG={}", kubeconfig.display())]);
-        launch.push(format!("RUST_LOG={}", options.log.as_deref().unwrap_or("info")));
-        launch.extend(options.env.into_iter().map(|(key, value)| format!("{key}={value}")));
+        // As a pod's container that starts again: it need not wait for the Lease of the life before.
+        let named = options.env.iter().find(|(name, _)| name == "POD_NAME").map(|(_, pod)| pod.clone());
+        let pod = named.unwrap_or_else(|| "operator-0".to_owned());
+        let arguments = if let Some(release) = &release {
+            let (env, arguments) = release.container(plane, &pod);
+            // A container has no variables but its own.
+            launch.insert(launch.len() - 1, "-i".to_owned());
+            launch.extend(env);
+            arguments
+        } else {
+            launch.push(format!("RUST_LOG={}", options.log.as_deref().unwrap_or("info")));
+            launch.push(format!("POD_NAME={pod}"));
+            let arguments = arguments(&options, &namespace);
+            launch.extend(options.env.into_iter().map(|(key, value)| format!("{key}={value}")));
+            arguments
+        };
         launch.extend(environment(clock.as_deref()));
         launch.push(binary());
         launch.extend(arguments);
@@ -158,6 +195,7 @@ impl Operator {
             clock,
             caller: token(plane, &namespace, CALLER),
             stranger: token(plane, &namespace, STRANGER),
+            token: own_token(&kubeconfig),
             namespace,
             admin: plane.kubeconfig_path(),
             public: String::new(),
@@ -309,6 +347,22 @@ impl Operator {
         format!("system:serviceaccount:{}:virtual-account-operator", self.namespace)
     }
 
+    /// Where its public listener is bound.
+    pub(crate) fn public_address(&self) -> &str {
+        &self.public
+    }
+
+    /// What tells its requests in the audit log from those of other replicas.
+    pub(crate) fn credential(&self) -> String {
+        let id = &decode(&self.token).1["jti"];
+        format!("JTI={}", id.as_str().expect("a ServiceAccount's token has an id"))
+    }
+
+    /// Its own ServiceAccount's token.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
     /// Where a listener is bound: with port 0 only the log knows.
     fn wait_address(&mut self, listener: &str) -> String {
         wait_for(&format!("the {listener} listener (log: {})", self.log.display()), START, || {
@@ -340,6 +394,11 @@ impl Drop for Operator {
     }
 }
 
+fn own_token(kubeconfig: &Path) -> String {
+    let config: Value = serde_json::from_slice(&fs::read(kubeconfig).expect("the kubeconfig is there")).expect("JSON");
+    config["users"][0]["user"]["token"].as_str().expect("a token").to_owned()
+}
+
 /// Runs the operator under its keeper; with the pipe to it and the operator's process id.
 fn spawn(launch: &[String]) -> (Child, Option<ChildStdin>, u32) {
     let mut command = Command::new("sh");
@@ -354,14 +413,32 @@ fn spawn(launch: &[String]) -> (Child, Option<ChildStdin>, u32) {
     (child, stdin, pid)
 }
 
-/// Installs what an administrator installs, into this namespace.
-fn prepare(plane: &Plane, namespace: &str) {
+/// Installs what an administrator installs, into the operator's namespace. By the chart, if that is asked for.
+fn prepare(plane: &Plane, options: &Options) -> Option<Release> {
+    let namespace = options.namespace();
+    let release = options.release.clone().or_else(|| {
+        let asked = Release::asked(&namespace, &flags(options), &options.variables())?;
+        asked.install(plane);
+        Some(asked)
+    });
+    if release.is_none() {
+        install(plane, &namespace);
+    }
+    let introspection = release.as_ref().map_or("virtual-account-operator".to_owned(), Release::full_name);
+    let callers = CALLERS.replace("NAMESPACE", &namespace).replace("RELEASE", &introspection);
+    plane.kubectl_ok(&["apply", "-f", "-"], Some(&callers));
+    release
+}
+
+/// The definitions, and of `config/default` what gives the operator its name and its rights.
+fn install(plane: &Plane, namespace: &str) {
     let crd = plane.kubectl(&["get", "crd", "virtualaccounts.virtualaccounts.dev"], None);
     if !crd.status.success() {
         plane.install(&virtual_account_operator::api::yaml().expect("the definitions can be printed"));
     }
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/rbac");
-    let shipped = plane.kubectl_ok(&["kustomize", &directory.to_string_lossy()], None) + "\n";
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/default");
+    let shipped = RIGHTS.map(|file| fs::read_to_string(directory.join(file)).expect("config/default is complete"));
+    let shipped = shipped.join("---\n");
     // As kustomize does it for an overlay: the namespace itself, and where others name it. A further operator on the same
     // plane needs a binding of its own.
     let mut objects = shipped.replace(&format!(": {NAMESPACE}\n"), &format!(": {namespace}\n"));
@@ -371,7 +448,6 @@ fn prepare(plane: &Plane, namespace: &str) {
             &format!("kind: ClusterRoleBinding\nmetadata:\n  name: virtual-account-operator-{namespace}\n"),
         );
     }
-    objects += &CALLERS.replace("NAMESPACE", namespace);
     plane.kubectl_ok(&["apply", "-f", "-"], Some(&objects));
 }
 
@@ -392,11 +468,17 @@ fn arguments(options: &Options, namespace: &str) -> Vec<String> {
     for (flag, value) in usual.iter().filter(|(flag, _)| !given(flag)) {
         arguments.push(format!("{flag}={value}"));
     }
-    if options.clock.is_some() && !given("--max-clock-skew") {
-        arguments.extend(["--max-clock-skew".to_owned(), "0".to_owned()]);
-    }
-    arguments.extend(options.flags.iter().cloned());
+    arguments.extend(flags(options));
     arguments
+}
+
+/// The flags that were asked for, and those that go with them.
+fn flags(options: &Options) -> Vec<String> {
+    let mut flags = options.flags.clone();
+    if options.clock.is_some() && !flags.iter().any(|given| given.starts_with("--max-clock-skew")) {
+        flags.extend(["--max-clock-skew".to_owned(), "0".to_owned()]);
+    }
+    flags
 }
 
 // Set by `env` and not for the shell: nothing but the operator runs on a moved clock.
