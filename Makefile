@@ -5,7 +5,7 @@ CARGO := source hack/env.sh && cargo
 .PHONY: help demo test crds render fmt lint doc
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Watch the operator do its job on a real API server, until Ctrl-C (ONCE=1: check and end)
 	@ONCE='$(ONCE)' hack/demo.sh
@@ -32,3 +32,11 @@ lint: ## Check formatting and lints, as CI does
 
 doc: ## Build the documentation of the source
 	@source hack/env.sh && RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+
+.PHONY: test-full sbom
+
+test-full: ## Run what is long: release build, bill of materials, core tests again (STEPS='sbom' for some)
+	@hack/test-full.sh $(STEPS)
+
+sbom: ## Write the bill of materials to sbom.cdx.json (CycloneDX)
+	@hack/sbom.sh sbom.cdx.json

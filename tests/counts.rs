@@ -121,11 +121,7 @@ fn many_accounts_cost_no_more_at_rest_and_at_a_restart_than_their_watches() {
     let names: Vec<_> = (0..MANY).map(|number| format!("account-{number}")).collect();
     let from = mark(&plane, &cluster);
     cluster.create_accounts(&ns, names.iter().map(String::as_str), &spec());
-    wait_for("all accounts to be ready", PATIENCE * 3, || {
-        let accounts = cluster.accounts(&ns);
-        let done = accounts.iter().filter(|account| ready(account)["reason"] == "Delivered").count();
-        if done == MANY { Ok(()) } else { Err(format!("{done} are")) }
-    });
+    all_ready(&cluster, &ns, MANY);
     let issued = since(&plane, &cluster, from, &user);
     let count = |what: &str| issued.iter().filter(|event| line(event) == what).count();
     assert_eq!(
@@ -161,7 +157,42 @@ fn many_accounts_cost_no_more_at_rest_and_at_a_restart_than_their_watches() {
     assert_eq!((lists, restart.len()), ([1, 2, 1, 1, 1], 7), "{restart:?}");
 }
 
-/// A namespace on a plane that all but the test of many accounts share.
+/// With the release binary and more accounts (hack/test-full.sh) it prints what docs/limits.md says.
+#[test]
+fn an_account_costs_little_memory() {
+    let count = std::env::var("VAO_TEST_ACCOUNTS").map_or(MANY, |count| count.parse().unwrap());
+    let plane = Plane::start();
+    let operator = Operator::start(&plane, Options::default());
+    let (cluster, ns) = (Cluster::of(&plane), plane.namespace("memory"));
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", operator.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
+    };
+    let before = resident();
+    let names: Vec<_> = (0..count).map(|number| format!("account-{number}")).collect();
+    for names in names.chunks(MANY) {
+        cluster.create_accounts(&ns, names.iter().map(String::as_str), &spec());
+    }
+    all_ready(&cluster, &ns, count);
+    let after = resident();
+    let each = after.saturating_sub(before) / count;
+    let stored = cluster.account(&ns, &names[0]).unwrap().to_string().len();
+    println!("{before} KiB without accounts, {after} KiB with {count}: {each} KiB for each; one has {stored} bytes");
+    // A burst leaves something with the allocator, which weighs more if accounts are few.
+    assert!(each < 128, "{each} KiB for each account");
+}
+
+fn all_ready(cluster: &Cluster, ns: &str, count: usize) {
+    let patience = PATIENCE * 3 + Duration::from_millis(50) * u32::try_from(count).unwrap();
+    wait_for("all accounts to be ready", patience, || {
+        let accounts = cluster.accounts(ns);
+        let done = accounts.iter().filter(|account| ready(account)["reason"] == "Delivered").count();
+        if done == count { Ok(()) } else { Err(format!("{done} are")) }
+    });
+}
+
+/// A namespace on a plane that all but the tests of many accounts share.
 struct Scene {
     plane: &'static Plane,
     operator: &'static Operator,

@@ -3,6 +3,17 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says so")]
 
+mod support;
+
+#[path = "documents/consumers.rs"]
+mod consumers;
+#[path = "documents/guides.rs"]
+mod guides;
+#[path = "documents/image.rs"]
+mod image;
+#[path = "documents/limits.rs"]
+mod limits;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -148,6 +159,59 @@ fn the_page_on_notices_leads_to_a_page_for_every_medium() {
     }
 }
 
+#[test]
+fn the_index_leads_to_every_page() {
+    let listed: BTreeSet<String> = links("docs/README.md").into_iter().map(|(file, _)| file).collect();
+    let missing: Vec<String> =
+        pages("docs").into_iter().filter(|page| page != "docs/README.md" && !listed.contains(page)).collect();
+    assert!(missing.is_empty(), "docs/README.md does not lead to {missing:?}");
+}
+
+/// The pages in a folder, by path; none if there is no such folder.
+fn pages(folder: &str) -> Vec<String> {
+    let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).into_iter().flatten();
+    let paths = files.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|it| it == "md"));
+    let mut pages: Vec<String> =
+        paths.map(|path| format!("{folder}/{}", path.file_name().unwrap().to_str().unwrap())).collect();
+    pages.sort();
+    pages
+}
+
+/// The blocks of a language in a document.
+fn blocks(document: &str, language: &str) -> Vec<String> {
+    let (mut blocks, mut inside) = (Vec::<String>::new(), None);
+    for line in read(document).lines() {
+        let text = line.trim_start();
+        match inside {
+            None if text == format!("```{language}") => {
+                blocks.push(String::new());
+                inside = Some(line.len() - text.len());
+            }
+            Some(_) if text == "```" => inside = None,
+            Some(indent) => {
+                let block = blocks.last_mut().unwrap();
+                block.push_str(line.get(indent..).unwrap_or_default());
+                block.push('\n');
+            }
+            None => {}
+        }
+    }
+    blocks
+}
+
+/// Pages that are not written yet.
+const COMING: [&str; 9] = [
+    "backup-and-restore.md",
+    "gitops.md",
+    "high-availability.md",
+    "kubernetes-authentication.md",
+    "logs.md",
+    "metrics.md",
+    "rbac.md",
+    "runbooks",
+    "tls.md",
+];
+
 /// Where a document's links inside the checkout lead: file and heading.
 fn links(document: &str) -> Vec<(String, Option<String>)> {
     let text = read(document);
@@ -173,15 +237,14 @@ fn anchor(heading: &str) -> String {
 
 #[test]
 fn links_between_the_documents_lead_somewhere() {
-    let mut documents: Vec<String> =
-        ["README.md", "SECURITY.md", "docs/protocol.md", "docs/rbac.md"].map(str::to_owned).into();
-    for folder in ["docs/notifications", "docs/stores"] {
-        let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
-        documents.extend(files.map(|file| format!("{folder}/{}", file.unwrap().file_name().to_str().unwrap())));
-    }
+    let mut documents = ["README.md", "SECURITY.md", "CHANGELOG.md"].map(str::to_owned).to_vec();
+    documents.extend(["docs", "docs/notifications", "docs/stores", "docs/runbooks"].into_iter().flat_map(pages));
     let mut headings = 0;
     for document in documents {
         for (file, heading) in links(&document) {
+            if COMING.iter().any(|coming| Path::new(&file).ends_with(coming)) {
+                continue;
+            }
             assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(&file).exists(), "{document} leads to {file}");
             let Some(heading) = heading else { continue };
             let there = read(&file).lines().any(|line| line.starts_with('#') && anchor(line) == heading);
@@ -189,5 +252,5 @@ fn links_between_the_documents_lead_somewhere() {
             headings += 1;
         }
     }
-    assert!(headings > 2, "few links name a heading: are they found?");
+    assert!(headings > 10, "few links name a heading: are they found?");
 }

@@ -37,7 +37,7 @@ metadata: {name: stranger, namespace: NAMESPACE}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
-metadata: {name: NAMESPACE-checker}
+metadata: {name: NAMESPACE-RELEASE-checker}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: RELEASE-introspection}
 subjects: [{kind: ServiceAccount, name: checker, namespace: NAMESPACE}]
 ";
@@ -184,7 +184,7 @@ impl Operator {
             arguments
         };
         launch.extend(environment(clock.as_deref()));
-        launch.push(BINARY.to_owned());
+        launch.push(binary());
         launch.extend(arguments);
         let (child, stdin, pid) = spawn(&launch);
         let mut operator = Self {
@@ -273,7 +273,7 @@ impl Operator {
     /// Another command of the binary, as the administrator, with the operator's clock.
     pub(crate) fn command(&self, args: &[&str], stdin: &str) -> Output {
         let mut command = Command::new("env");
-        command.args(environment(self.clock.as_deref())).arg(BINARY).args(args);
+        command.args(environment(self.clock.as_deref())).arg(binary()).args(args);
         if self.clock.is_some() && args.first() == Some(&"verify") {
             command.args(["--max-clock-skew", "0"]);
         }
@@ -500,6 +500,11 @@ fn environment(clock: Option<&Path>) -> Vec<String> {
         "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
         "FAKETIME_NO_CACHE=1".to_owned(),
     ]
+}
+
+/// What is tested: the binary of this build, or the one that the environment names, such as the release build.
+fn binary() -> String {
+    std::env::var("VAO_TEST_BINARY").unwrap_or_else(|_| BINARY.to_owned())
 }
 
 /// Without settings and proxies of whoever runs the tests.
