@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -146,6 +147,13 @@ pub struct RunArgs {
     /// Where discovery, keys and online checks are served.
     #[arg(long, env = "VAO_PUBLIC_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     public_address: SocketAddr,
+    /// The certificate of the public listener and its issuers, PEM; with it the listener speaks TLS. Read again when it
+    /// changes.
+    #[arg(long, env = "VAO_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert, PEM.
+    #[arg(long, env = "VAO_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
     /// Where health and metrics are served.
     #[arg(long, env = "VAO_OPS_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
     ops_address: SocketAddr,
@@ -196,8 +204,19 @@ pub struct Settings {
     pub cluster_name: Option<String>,
     /// Where the public listener binds.
     pub public_address: SocketAddr,
+    /// The public listener's certificate; `None`: it speaks plain HTTP.
+    pub tls: Option<TlsFiles>,
     /// Where the ops listener binds.
     pub ops_address: SocketAddr,
+}
+
+/// A certificate and its key, as files in PEM form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// `--tls-cert`: the certificate, then its issuers.
+    pub cert: PathBuf,
+    /// `--tls-key`
+    pub key: PathBuf,
 }
 
 /// Flags that are right one by one and wrong together.
@@ -228,6 +247,9 @@ pub enum SettingsError {
     /// Every pass would look at every store.
     #[error("--store-check-interval {0} must be at least 1m; raise it")]
     StoreCheckInterval(Seconds),
+    /// A certificate is of no use without its key, nor the other way round.
+    #[error("--tls-cert and --tls-key go together; {0} is missing")]
+    Tls(&'static str),
 }
 
 impl RunArgs {
@@ -257,6 +279,7 @@ impl RunArgs {
         if self.store_check_interval < Seconds::minutes(1) {
             return Err(SettingsError::StoreCheckInterval(self.store_check_interval));
         }
+        let tls = tls(self.tls_cert, self.tls_key)?;
         Ok(Settings {
             issuer_url: self.issuer_url,
             default_audience,
@@ -279,8 +302,18 @@ impl RunArgs {
             cluster_id: self.cluster_id,
             cluster_name: self.cluster_name,
             public_address: self.public_address,
+            tls,
             ops_address: self.ops_address,
         })
+    }
+}
+
+fn tls(cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<TlsFiles>, SettingsError> {
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert, key })),
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(SettingsError::Tls("--tls-cert")),
+        (Some(_), None) => Err(SettingsError::Tls("--tls-key")),
     }
 }
 
@@ -405,6 +438,7 @@ mod tests {
                 cluster_id: None,
                 cluster_name: None,
                 public_address: "0.0.0.0:8080".parse().unwrap(),
+                tls: None,
                 ops_address: "0.0.0.0:9090".parse().unwrap(),
             }
         );
@@ -423,6 +457,8 @@ mod tests {
             "--cluster-name= Großes Cluster, eu-1 ",
             "--store-concurrency=2",
             "--allow-local-endpoints",
+            "--tls-cert=/tls/tls.crt",
+            "--tls-key=/tls/tls.key",
         ])
         .unwrap();
         assert_eq!((settings.cluster_id.as_deref(), settings.store_concurrency), (Some("eu-1_a"), 2));
@@ -433,6 +469,7 @@ mod tests {
         assert_eq!(settings.signing_algorithm, Algorithm::Rs256);
         assert_eq!(settings.minimum_rotation_interval, Seconds(10));
         assert!(settings.adopt_restored);
+        assert_eq!(settings.tls, Some(TlsFiles { cert: "/tls/tls.crt".into(), key: "/tls/tls.key".into() }));
     }
 
     #[test]
@@ -455,6 +492,8 @@ mod tests {
             (&["--cluster-name=a\nb"], "--cluster-name", "on one line"),
             (&[&format!("--cluster-name={}", "a".repeat(129))], "--cluster-name", "1 to 128"),
             (&["--allowed-audiences=a,,b"], "--allowed-audiences", "1 to 256"),
+            (&["--tls-cert=/tls/tls.crt"], "--tls-cert", "--tls-key is missing"),
+            (&["--tls-key=/tls/tls.key"], "--tls-key", "--tls-cert is missing"),
             (&["--ops-address=nowhere"], "--ops-address", "invalid"),
         ] {
             let error = run(flags).unwrap_err();

@@ -17,6 +17,7 @@ mod ring;
 mod rotate;
 mod secret;
 mod status;
+mod tls;
 
 use std::sync::LazyLock;
 
