@@ -9,6 +9,7 @@ mod deletion;
 mod failure;
 mod issue;
 mod keys;
+mod kubernetes;
 mod look;
 mod online;
 mod restart;

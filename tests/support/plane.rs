@@ -259,6 +259,11 @@ impl Plane {
     /// exists. Its default namespace is the account's.
     pub(crate) fn serviceaccount_kubeconfig(&self, namespace: &str, name: &str) -> PathBuf {
         let token = self.kubectl_ok(&["create", "token", name, "-n", namespace, "--duration", TOKEN_DURATION], None);
+        self.token_kubeconfig(namespace, name, &token)
+    }
+
+    /// Writes a kubeconfig with a bearer token and nothing else.
+    pub(crate) fn token_kubeconfig(&self, namespace: &str, name: &str, token: &str) -> PathBuf {
         // YAML includes JSON.
         let config = json!({
             "apiVersion": "v1",
