@@ -11,6 +11,7 @@ mod downtime;
 mod history;
 mod kill;
 mod outage;
+mod restore;
 mod rivals;
 mod sound;
 #[path = "../support/mod.rs"]

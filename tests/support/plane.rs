@@ -138,6 +138,11 @@ impl Plane {
         &self.dir
     }
 
+    /// The program, which is kubectl as well: `binary kubectl …`.
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// The administrator's kubeconfig.
     pub(crate) fn kubeconfig_path(&self) -> PathBuf {
         self.dir.join("admin.kubeconfig")
