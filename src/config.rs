@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -158,6 +159,13 @@ pub struct RunArgs {
     /// Where discovery, keys and online checks are served.
     #[arg(long, env = "VAO_PUBLIC_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     public_address: SocketAddr,
+    /// The certificate of the public listener and its issuers, PEM; with it the listener speaks TLS. Read again when it
+    /// changes.
+    #[arg(long, env = "VAO_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert, PEM.
+    #[arg(long, env = "VAO_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
     /// Where health and metrics are served.
     #[arg(long, env = "VAO_OPS_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
     ops_address: SocketAddr,
@@ -212,8 +220,19 @@ pub struct Settings {
     pub watch: Scope,
     /// Where the public listener binds.
     pub public_address: SocketAddr,
+    /// The public listener's certificate; `None`: it speaks plain HTTP.
+    pub tls: Option<TlsFiles>,
     /// Where the ops listener binds.
     pub ops_address: SocketAddr,
+}
+
+/// A certificate and its key, as files in PEM form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// `--tls-cert`: the certificate, then its issuers.
+    pub cert: PathBuf,
+    /// `--tls-key`
+    pub key: PathBuf,
 }
 
 /// Flags that are right one by one and wrong together.
@@ -252,6 +271,9 @@ pub enum SettingsError {
     /// Every pass would look at every store.
     #[error("--store-check-interval {0} must be at least 1m; raise it")]
     StoreCheckInterval(Seconds),
+    /// A certificate is of no use without its key, nor the other way round.
+    #[error("--tls-cert and --tls-key go together; {0} is missing")]
+    Tls(&'static str),
 }
 
 impl RunArgs {
@@ -289,6 +311,7 @@ impl RunArgs {
         if !watch.is_cluster() && self.cluster_id.is_none() {
             return Err(SettingsError::ClusterId);
         }
+        let tls = tls(self.tls_cert, self.tls_key)?;
         Ok(Settings {
             issuer_url: self.issuer_url,
             default_audience,
@@ -313,8 +336,18 @@ impl RunArgs {
             lease_duration: self.leader_elect.then(|| lease.as_duration()),
             watch,
             public_address: self.public_address,
+            tls,
             ops_address: self.ops_address,
         })
+    }
+}
+
+fn tls(cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<TlsFiles>, SettingsError> {
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert, key })),
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(SettingsError::Tls("--tls-cert")),
+        (Some(_), None) => Err(SettingsError::Tls("--tls-key")),
     }
 }
 
@@ -441,6 +474,7 @@ mod tests {
                 lease_duration: Some(Duration::from_secs(15)),
                 watch: Scope::default(),
                 public_address: "0.0.0.0:8080".parse().unwrap(),
+                tls: None,
                 ops_address: "0.0.0.0:9090".parse().unwrap(),
             }
         );
@@ -461,6 +495,8 @@ mod tests {
             "--allow-local-endpoints",
             "--leader-elect=false",
             "--watch-namespaces=payments,ledger",
+            "--tls-cert=/tls/tls.crt",
+            "--tls-key=/tls/tls.key",
         ])
         .unwrap();
         assert_eq!(settings.lease_duration, None);
@@ -474,6 +510,7 @@ mod tests {
         assert_eq!(settings.signing_algorithm, Algorithm::Rs256);
         assert_eq!(settings.minimum_rotation_interval, Seconds(10));
         assert!(settings.adopt_restored);
+        assert_eq!(settings.tls, Some(TlsFiles { cert: "/tls/tls.crt".into(), key: "/tls/tls.key".into() }));
     }
 
     #[test]
@@ -498,6 +535,8 @@ mod tests {
             (&["--allowed-audiences=a,,b"], "--allowed-audiences", "1 to 256"),
             (&["--watch-namespaces=payments"], "--watch-namespaces", "needs --cluster-id"),
             (&["--watch-namespaces=payments,*", "--cluster-id=a"], "--watch-namespaces", "1 to 63"),
+            (&["--tls-cert=/tls/tls.crt"], "--tls-cert", "--tls-key is missing"),
+            (&["--tls-key=/tls/tls.key"], "--tls-key", "--tls-cert is missing"),
             (&["--ops-address=nowhere"], "--ops-address", "invalid"),
         ] {
             let error = run(flags).unwrap_err();

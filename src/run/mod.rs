@@ -30,6 +30,7 @@ use crate::config::Settings;
 use crate::events::{self, Events, Notice, Severity};
 use crate::http::access::{Callers, KubeReviews};
 use crate::http::check::{Accounts, Check, ReadError};
+use crate::http::tls::Certificate;
 use crate::http::{Bound, discovery, introspect, ops};
 use crate::integration;
 use crate::leader::{self, Elector, Leadership};
@@ -74,7 +75,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let counted = Arc::clone(&metrics);
     let on_write: client::OnWrite = Arc::new(move |verb, resource| counted.wrote(verb, resource));
     let asking = client::connect(server_clock.clone(), on_write).await.context("cannot connect to the API server")?;
-    let public = Bound::bind("public", settings.public_address).await?;
+    let public = public(&settings, &metrics, tasks, stop).await?;
     let operations = Bound::bind("ops", settings.ops_address).await?;
     let cluster_id = cluster_id(&settings, &asking).await?;
     let leadership = stand(&settings, &server_clock, &stages.standing).await?;
@@ -180,6 +181,20 @@ pub fn limits(settings: &Settings, cluster_id: String) -> Arc<Limits> {
         store_check_interval: settings.store_check_interval,
         cleanup_deadline: settings.cleanup_deadline,
     })
+}
+
+async fn public(
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<Bound> {
+    let certificate = settings.tls.clone().map(Certificate::load).transpose()?;
+    let bound = Bound::bind("public", settings.public_address).await?;
+    let Some(certificate) = certificate else { return Ok(bound) };
+    let tls = certificate.server_config().context("cannot serve TLS")?;
+    tasks.spawn(certificate.follow(Arc::clone(metrics), stop.clone()));
+    Ok(bound.with_tls(tls))
 }
 
 // Read once: it is in the mark of every secret that is written, and never changes.

@@ -287,6 +287,11 @@ impl Operator {
         child.wait_with_output().expect("the command can be waited for")
     }
 
+    /// Where the public listener is.
+    pub(crate) fn public_address(&self) -> &str {
+        &self.public
+    }
+
     /// `GET` on the public listener.
     pub(crate) fn get(&self, path: &str) -> Answer {
         self.get_with(path, "")
