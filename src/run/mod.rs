@@ -14,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+mod gauges;
 mod integrations;
 
+use gauges::Gauges;
 use integrations::Integrations;
 
 use crate::account::cluster::CallError;
@@ -40,9 +42,6 @@ use crate::token::{Keeper, RingNotice, RingSettings, RingState, SECRET_NAME, Tel
 const KEY_LEAD: Seconds = Seconds::minutes(15);
 /// So many reads for online checks at once; their rate is limited as well.
 const CHECKS: usize = 16;
-/// How long a call to a notification channel may take.
-/// How often gauges that change with the clock are set.
-const GAUGES: Duration = Duration::from_secs(5);
 
 /// Runs the operator until SIGTERM or SIGINT.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
@@ -91,8 +90,17 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         outbox: Arc::clone(&integrations.outbox),
     });
     tasks.spawn(Arc::clone(&controller).run(watches, stop.clone()));
-    tasks.spawn(gauges(Arc::clone(&metrics), keys.clone(), Arc::clone(&controller), stop.clone()));
     let ready = readiness(&seen, &integrations, &keys);
+    let gauges = Gauges {
+        metrics: Arc::clone(&metrics),
+        keys: keys.clone(),
+        rotation: settings.signing_key_rotation,
+        controller,
+        ready: Arc::clone(&ready),
+        clock: server_clock.clone(),
+        max_skew: settings.max_clock_skew,
+    };
+    tasks.spawn(gauges.run(stop.clone()));
     tasks.spawn(operations.serve(ops::routes(ready, Arc::clone(&metrics)), stop.clone()));
     tasks.spawn(public.serve(routes(&settings, &client, &server_clock, &seen, &keys, &metrics), stop.clone()));
 
@@ -218,21 +226,6 @@ pub async fn read(kubernetes: &Kubernetes, id: &AccountId) -> Result<Option<Virt
         CallError::Refused { .. } => ReadError("the API server refuses"),
         CallError::Conflict | CallError::Unavailable(_) => ReadError("the API server is not available"),
     })
-}
-
-async fn gauges(
-    metrics: Arc<Metrics>,
-    keys: Receiver<RingState>,
-    controller: Arc<Controller>,
-    stop: CancellationToken,
-) {
-    let mut ticks = tokio::time::interval(GAUGES);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        metrics.queue_depth(controller.waiting());
-        if let Some(ring) = keys.borrow().ring.as_ref() {
-            metrics.keys(ring.ages(clock::now()));
-        }
-    }
 }
 
 async fn until_told(stop: &CancellationToken) -> anyhow::Result<()> {

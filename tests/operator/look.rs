@@ -97,7 +97,12 @@ fn metrics_count_and_carry_no_names_but_in_the_gauges_of_accounts() {
     });
     let metrics = world.operator.metrics();
     let named = metrics.lines().filter(|line| line.contains(&world.ns));
-    let allowed = ["virtual_account_token_expiry", "virtual_account_next_rotation", "virtual_account_info"];
+    let allowed = [
+        "virtual_account_token_expiry",
+        "virtual_account_next_rotation",
+        "virtual_account_targets_failing",
+        "virtual_account_info",
+    ];
     for line in named {
         assert!(allowed.iter().any(|name| line.starts_with(name)), "{line}");
     }

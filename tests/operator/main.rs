@@ -5,10 +5,15 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../monitoring/promtool.rs"]
+mod promtool;
+
+mod alerts;
 mod deletion;
 mod failure;
 mod issue;
 mod keys;
+mod logs;
 mod look;
 mod online;
 mod restart;
