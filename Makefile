@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 CARGO := source hack/env.sh && cargo
 
-.PHONY: help demo test crds fmt lint doc
+.PHONY: help demo test crds render fmt lint doc
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,11 +13,15 @@ demo: ## Watch the operator do its job on a real API server, until Ctrl-C (ONCE=
 test: ## Install what the tests need and run all of them (ARGS='--test schema' for some)
 	@hack/test.sh $(ARGS)
 
-crds: ## Print crds/ from the types again
+crds: ## Print crds/ from the types again, and their copy in the chart
 	@set -o pipefail; $(CARGO) run --quiet --locked -- crd | awk '/^---$$/ { n++ } \
 		{ text[n] = text[n] $$0 "\n" } \
 		/^  name: [a-z]+[.]virtualaccounts[.]dev$$/ { split($$2, part, "."); file[n] = "crds/" part[1] ".yaml" } \
 		END { for (n in file) printf "%s", text[n] > file[n] }'
+	@cp $(filter-out crds/kustomization.yaml,$(wildcard crds/*.yaml)) charts/virtual-account-operator/files/crds/
+
+render: ## Write config/default from the chart again
+	@hack/render.sh
 
 fmt: ## Format the source
 	@$(CARGO) fmt

@@ -37,8 +37,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 static PLANE: LazyLock<&'static Plane> = LazyLock::new(|| {
     let plane = Plane::shared();
     plane.install(&yaml().unwrap());
-    let rbac = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/rbac");
-    plane.kubectl_ok(&["apply", "-k", &rbac.display().to_string()], None);
+    for file in ["namespace.yaml", "serviceaccount.yaml", "rbac.yaml"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/default").join(file);
+        plane.kubectl_ok(&["apply", "-f", &file.display().to_string()], None);
+    }
     plane
 });
 
@@ -526,8 +528,8 @@ async fn tokens_of_service_accounts_need_the_namespace_owners_role() {
         (ClusterIdentity::new(operator().await, &ns), ServiceAccountRef { name: "vault-writer".into() });
     let error = identity.service_account_token(&account, "vault").await.unwrap_err();
     assert_eq!(error.reason, "TokenRequestForbidden");
-    assert!(error.message.contains("config/rbac/token_request"), "{error}");
-    let opt_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/rbac/token_request");
+    assert!(error.message.contains("config/samples/token-request"), "{error}");
+    let opt_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/samples/token-request");
     let role = PLANE.kubectl_ok(&["kustomize", &opt_in.display().to_string()], None);
     PLANE.kubectl_ok(&["apply", "-n", &ns, "-f", "-"], Some(&role));
     let deadline = Instant::now() + PATIENCE;

@@ -94,7 +94,7 @@ impl Identity for ClusterIdentity {
             Some(404) => denied("ServiceAccountNotFound", format!("{place} does not exist; create it")),
             Some(403) => denied(
                 "TokenRequestForbidden",
-                format!("the operator may not ask for tokens of {place}; bind a Role with create on serviceaccounts/token, resourceNames [{name}], in namespace {namespace} (config/rbac/token_request shows it)"),
+                format!("the operator may not ask for tokens of {place}; bind a Role with create on serviceaccounts/token, resourceNames [{name}], in namespace {namespace} (config/samples/token-request shows it)"),
             ),
             _ => unavailable(&place, &error),
         })?;
@@ -225,7 +225,7 @@ mod tests {
     #[tokio::test]
     async fn a_refused_token_says_which_role_to_bind() {
         for (status, kind, words) in [
-            (403, ErrorKind::Denied, "config/rbac/token_request"),
+            (403, ErrorKind::Denied, "config/samples/token-request"),
             (404, ErrorKind::Denied, "ServiceAccount platform/writer does not exist; create it"),
             (500, ErrorKind::Throttled, "the API server answered 500"),
         ] {

@@ -422,8 +422,7 @@ fn the_fields_of_stores_explain_themselves() {
 #[test]
 fn tokens_of_service_accounts_are_the_namespace_owners_to_give() {
     let namespace = PLANE.namespace("tokens");
-    let base = super::root().join("config/rbac");
-    PLANE.kubectl_ok(&["apply", "-k", &base.display().to_string()], None);
+    super::install_rights();
     let can = |name: &str| {
         let account = format!("serviceaccount/{name}");
         let operator = "--as=system:serviceaccount:virtual-accounts:virtual-account-operator";
@@ -432,7 +431,7 @@ fn tokens_of_service_accounts_are_the_namespace_owners_to_give() {
         String::from_utf8_lossy(&output.stdout).trim() == "yes"
     };
     assert!(!can("vault-writer"));
-    let opt_in = base.join("token_request").display().to_string();
+    let opt_in = super::root().join("config/samples/token-request").display().to_string();
     let role = PLANE.kubectl_ok(&["kustomize", &opt_in], None);
     PLANE.kubectl_ok(&["apply", "-n", &namespace, "-f", "-"], Some(&role));
     assert!(can("vault-writer") && !can("another"));

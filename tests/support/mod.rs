@@ -3,7 +3,9 @@
 pub(crate) mod bao;
 pub(crate) mod cluster;
 pub(crate) mod fault;
+pub(crate) mod helm;
 pub(crate) mod operator;
 pub(crate) mod plane;
+pub(crate) mod rendered;
 pub(crate) mod requests;
 pub(crate) mod server;

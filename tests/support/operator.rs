@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::cluster::wait_for;
 use super::plane::Plane;
+use super::rendered::Release;
 
 /// The `iss` of all tokens: nothing needs to resolve it.
 pub(crate) const ISSUER: &str = "https://issuer.example.com";
@@ -37,9 +38,12 @@ metadata: {name: stranger, namespace: NAMESPACE}
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata: {name: NAMESPACE-checker}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: virtual-accounts-introspection}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: RELEASE-introspection}
 subjects: [{kind: ServiceAccount, name: checker, namespace: NAMESPACE}]
 ";
+
+/// What of `config/default` gives the operator its name and its rights.
+const RIGHTS: [&str; 3] = ["namespace.yaml", "serviceaccount.yaml", "rbac.yaml"];
 
 const BINARY: &str = env!("CARGO_BIN_EXE_virtual-account-operator");
 /// Moves the clock of a program that is started with it as `LD_PRELOAD`. The plain build of it races between threads:
@@ -65,6 +69,8 @@ pub(crate) struct Options {
     pub(crate) env: Vec<(String, String)>,
     /// `RUST_LOG`.
     pub(crate) log: Option<String>,
+    /// Runs it as this release of the chart, which is installed already, says. All else but the clock is the release's.
+    pub(crate) release: Option<Release>,
     /// Its wall clock, as libfaketime has it (`+30d`); it can be moved by [`Operator::set_clock`]. Only the wall clock:
     /// timers go on as ever. The check against the API server's clock is switched off unless
     /// `--max-clock-skew` is among the flags.
@@ -72,6 +78,18 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// Where the operator lives.
+    fn namespace(&self) -> String {
+        let release = self.release.as_ref().map(|release| release.namespace.clone());
+        release.or_else(|| self.namespace.clone()).unwrap_or_else(|| NAMESPACE.to_owned())
+    }
+
+    /// The variables of its own.
+    fn variables(&self) -> Vec<(String, String)> {
+        let level = self.log.as_deref().unwrap_or("info");
+        [("RUST_LOG".to_owned(), level.to_owned())].into_iter().chain(self.env.iter().cloned()).collect()
+    }
+
     /// With these flags.
     pub(crate) fn flags(flags: &[&str]) -> Self {
         Self { flags: flags.iter().map(|flag| (*flag).to_owned()).collect(), ..Self::default() }
@@ -129,9 +147,11 @@ impl Operator {
     /// As [`Operator::start`], without waiting for `/readyz`: for one that has reasons not to get ready.
     pub(crate) fn launch(plane: &Plane, options: Options) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let namespace = options.namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned());
-        prepare(plane, &namespace);
-        let kubeconfig = plane.serviceaccount_kubeconfig(&namespace, "virtual-account-operator");
+        let namespace = options.namespace();
+        let release = prepare(plane, &options);
+        let account = release.as_ref().map(|release| release.service_account(plane));
+        let account = account.unwrap_or_else(|| "virtual-account-operator".to_owned());
+        let kubeconfig = plane.serviceaccount_kubeconfig(&namespace, &account);
         let stem = plane.dir().join(format!("operator-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         let log = stem.with_extension("log");
         let clock = options.clock.as_ref().map(|clock| {
@@ -139,11 +159,21 @@ impl Operator {
             fs::write(&file, clock).expect("the plane's directory can be written");
             file
         });
-        let arguments = arguments(&options, &namespace);
         let mut launch = vec!["-c".to_owned(), KEEPER.to_owned(), "keeper".to_owned(), log.display().to_string()];
         launch.extend(["env".to_owned(), format!("KUBECONFIG={}", kubeconfig.display())]);
-        launch.push(format!("RUST_LOG={}", options.log.as_deref().unwrap_or("info")));
-        launch.extend(options.env.into_iter().map(|(key, value)| format!("{key}={value}")));
+        let arguments = if let Some(release) = &release {
+            let pod = stem.file_name().expect("it has a name").to_string_lossy().into_owned();
+            let (env, arguments) = release.container(plane, &pod);
+            // A container has no variables but its own.
+            launch.insert(launch.len() - 1, "-i".to_owned());
+            launch.extend(env);
+            arguments
+        } else {
+            launch.push(format!("RUST_LOG={}", options.log.as_deref().unwrap_or("info")));
+            let arguments = arguments(&options, &namespace);
+            launch.extend(options.env.into_iter().map(|(key, value)| format!("{key}={value}")));
+            arguments
+        };
         launch.extend(environment(clock.as_deref()));
         launch.push(BINARY.to_owned());
         launch.extend(arguments);
@@ -358,14 +388,32 @@ fn spawn(launch: &[String]) -> (Child, Option<ChildStdin>, u32) {
     (child, stdin, pid)
 }
 
-/// Installs what an administrator installs, into this namespace.
-fn prepare(plane: &Plane, namespace: &str) {
+/// Installs what an administrator installs, into the operator's namespace. By the chart, if that is asked for.
+fn prepare(plane: &Plane, options: &Options) -> Option<Release> {
+    let namespace = options.namespace();
+    let release = options.release.clone().or_else(|| {
+        let asked = Release::asked(&namespace, &flags(options), &options.variables())?;
+        asked.install(plane);
+        Some(asked)
+    });
+    if release.is_none() {
+        install(plane, &namespace);
+    }
+    let introspection = release.as_ref().map_or("virtual-account-operator".to_owned(), Release::full_name);
+    let callers = CALLERS.replace("NAMESPACE", &namespace).replace("RELEASE", &introspection);
+    plane.kubectl_ok(&["apply", "-f", "-"], Some(&callers));
+    release
+}
+
+/// The definitions, and of `config/default` what gives the operator its name and its rights.
+fn install(plane: &Plane, namespace: &str) {
     let crd = plane.kubectl(&["get", "crd", "virtualaccounts.virtualaccounts.dev"], None);
     if !crd.status.success() {
         plane.install(&virtual_account_operator::api::yaml().expect("the definitions can be printed"));
     }
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/rbac");
-    let shipped = plane.kubectl_ok(&["kustomize", &directory.to_string_lossy()], None) + "\n";
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/default");
+    let shipped = RIGHTS.map(|file| fs::read_to_string(directory.join(file)).expect("config/default is complete"));
+    let shipped = shipped.join("---\n");
     // As kustomize does it for an overlay: the namespace itself, and where others name it. A further operator on the same
     // plane needs a binding of its own.
     let mut objects = shipped.replace(&format!(": {NAMESPACE}\n"), &format!(": {namespace}\n"));
@@ -375,7 +423,6 @@ fn prepare(plane: &Plane, namespace: &str) {
             &format!("kind: ClusterRoleBinding\nmetadata:\n  name: virtual-account-operator-{namespace}\n"),
         );
     }
-    objects += &CALLERS.replace("NAMESPACE", namespace);
     plane.kubectl_ok(&["apply", "-f", "-"], Some(&objects));
 }
 
@@ -397,11 +444,17 @@ fn arguments(options: &Options, namespace: &str) -> Vec<String> {
     for (flag, value) in usual.iter().filter(|(flag, _)| !given(flag)) {
         arguments.push(format!("{flag}={value}"));
     }
-    if options.clock.is_some() && !given("--max-clock-skew") {
-        arguments.extend(["--max-clock-skew".to_owned(), "0".to_owned()]);
-    }
-    arguments.extend(options.flags.iter().cloned());
+    arguments.extend(flags(options));
     arguments
+}
+
+/// The flags that were asked for, and those that go with them.
+fn flags(options: &Options) -> Vec<String> {
+    let mut flags = options.flags.clone();
+    if options.clock.is_some() && !flags.iter().any(|given| given.starts_with("--max-clock-skew")) {
+        flags.extend(["--max-clock-skew".to_owned(), "0".to_owned()]);
+    }
+    flags
 }
 
 // Set by `env` and not for the shell: nothing but the operator runs on a moved clock.

@@ -233,6 +233,11 @@ impl Plane {
     /// the garbage collector knows them.
     pub(crate) fn install(&self, crds: &str) {
         self.kubectl_ok(&["apply", "--server-side", "-f", "-"], Some(crds));
+        self.serve(crds);
+    }
+
+    /// Waits until definitions that were installed are served and the garbage collector knows them.
+    pub(crate) fn serve(&self, crds: &str) {
         self.kubectl_ok(&["wait", "--for=condition=Established", "--timeout=30s", "-f", "-"], Some(crds));
         // Discovery and the schemas behind `kubectl explain` follow a moment after.
         for plural in crds.lines().filter_map(|line| line.trim().strip_prefix("plural: ")) {

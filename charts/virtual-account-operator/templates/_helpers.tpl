@@ -46,10 +46,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
+{{- define "vao.issuerUrl" -}}
+{{- required "issuerUrl is required: the URL under which verifiers reach the operator's public Service, for example https://tokens.example.com; it is the iss of every token" .Values.issuerUrl -}}
+{{- end -}}
+
 {{/* The command line of the container, as a YAML list. */}}
 {{- define "vao.args" -}}
 - run
-- {{ printf "--issuer-url=%s" (required "issuerUrl is required: the URL under which verifiers reach the operator's public Service, for example https://tokens.example.com; it is the iss of every token" .Values.issuerUrl) | quote }}
 {{- if .Values.watchNamespaces }}
 {{- if not .Values.settings.clusterId }}
 {{- fail "settings.clusterId is required with watchNamespaces: the operator cannot read the uid of namespace kube-system then; choose an id that is unique among clusters that share a secret store" }}

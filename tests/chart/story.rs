@@ -1,0 +1,89 @@
+//! What the chart installs works: the operator is run with the arguments, the environment and the rights of the Deployment.
+
+use serde_json::{Value, json};
+
+use crate::support::cluster::{Cluster, current, token};
+use crate::support::helm::Helm;
+use crate::support::operator::{ISSUER, NAMESPACE, Operator, Options};
+use crate::support::plane::Plane;
+use crate::support::rendered::Release;
+
+#[test]
+fn what_the_chart_installs_works() {
+    let plane = Plane::start();
+    let release = Release::new(Helm::Four, NAMESPACE, json!({"issuerUrl": ISSUER, "settings": {"workers": 4}}));
+    release.install(&plane);
+    let (env, arguments) = release.container(&plane, "pod-0");
+    assert!(env.contains(&format!("VAO_ISSUER_URL={ISSUER}")) && env.contains(&"POD_NAME=pod-0".to_owned()), "{env:?}");
+    assert!(env.contains(&format!("POD_NAMESPACE={NAMESPACE}")), "{env:?}");
+    assert_eq!(arguments, ["run", "--log-format=json", "--workers=4"]);
+
+    let operator = Operator::start(&plane, Options { release: Some(release), ..Options::default() });
+    let cluster = Cluster::of(&plane);
+    let apps = plane.namespace("apps");
+    cluster.create_account(&apps, "cart", json!({}));
+    let account = cluster.wait_ready(&apps, "cart");
+    let secret = cluster.secret(&apps, "cart-token").expect("the Secret exists");
+    assert_eq!(operator.get("/.well-known/openid-configuration").json()["issuer"], ISSUER);
+    let answer = operator.introspect(&token(&secret));
+    assert_eq!((&answer["active"], &answer["jti"]), (&json!(true), &json!(current(&account))), "{answer}");
+    cluster.wait_event(&apps, "cart", "Issued");
+    // The right to the key ring comes from the Role of the operator's namespace.
+    assert!(cluster.secret(NAMESPACE, "virtual-account-operator-keys").is_some());
+    cluster.annotate(&apps, "cart", "virtualaccounts.dev/rotate", &json!("now,grace=0s"));
+    cluster.wait_successor(&apps, "cart", current(&account).unwrap());
+    assert!(!operator.accepts(&token(&secret)));
+    let refused = refusals(&plane);
+    assert!(refused.is_empty(), "{refused:?}");
+}
+
+#[test]
+fn both_helms_install_what_is_asked_for_and_no_more() {
+    let plane = Plane::shared();
+    for (helm, name) in [(Helm::Three, "three"), (Helm::Four, "four")] {
+        let namespace = format!("vao-{name}");
+        let mut release = Release::new(helm, &namespace, json!({"issuerUrl": ISSUER}));
+        release.name = name.into();
+        release.install(plane);
+        let deployment = release.deployment(plane);
+        assert_eq!(deployment["metadata"]["name"], format!("{name}-virtual-account-operator"));
+        assert_eq!(deployment["spec"]["replicas"], 2);
+
+        release.values =
+            json!({"issuerUrl": ISSUER, "replicas": 3, "settings": {"logFormat": "json", "reissueRate": 7}});
+        release.install(plane);
+        let upgraded = release.deployment(plane);
+        assert_eq!(upgraded["metadata"]["uid"], deployment["metadata"]["uid"], "{helm:?}: upgraded in place");
+        assert_eq!(upgraded["spec"]["replicas"], 3);
+        assert_eq!(release.container(plane, "pod").1, ["run", "--log-format=json", "--reissue-rate=7"]);
+
+        release.uninstall(plane);
+        let kinds = "deployment,service,serviceaccount,role,rolebinding,poddisruptionbudget,networkpolicy";
+        let left = plane.kubectl_ok(&["get", kinds, "-n", &namespace, "-o", "name"], None);
+        assert_eq!(left, "serviceaccount/default", "{helm:?}");
+        let roles = plane.kubectl_ok(&["get", "clusterroles,clusterrolebindings", "-o", "name"], None);
+        assert!(!roles.contains(&format!("/{name}-virtual-account-operator")), "{helm:?}: {roles}");
+    }
+}
+
+/// What RBAC refused to the operator.
+fn refusals(plane: &Plane) -> Vec<String> {
+    let operator = "system:serviceaccount:virtual-accounts:virtual-account-operator";
+    let refused = plane.audit().into_iter().filter(|event| event.user == operator && event.code == 403);
+    refused.map(|event| format!("{} {}", event.verb, event.request_uri)).collect()
+}
+
+#[test]
+fn the_rendered_folder_is_applied_on_the_server_side() {
+    let plane = Plane::shared();
+    let folder = crate::root().join("config/default").display().to_string();
+    plane.kubectl_ok(&["apply", "--server-side", "--force-conflicts", "--validate=strict", "-k", &folder], None);
+    let text =
+        plane.kubectl_ok(&["get", "deployment", "virtual-account-operator", "-n", NAMESPACE, "-o", "json"], None);
+    let deployment: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(deployment["spec"]["template"]["spec"]["serviceAccountName"], "virtual-account-operator");
+    let labels = plane.kubectl_ok(&["get", "namespace", NAMESPACE, "-o", "jsonpath={.metadata.labels}"], None);
+    assert!(labels.contains("restricted"), "{labels}");
+    let drift = plane.kubectl(&["diff", "--server-side", "--force-conflicts", "-k", &folder], None);
+    assert!(drift.status.success(), "{}", String::from_utf8_lossy(&drift.stdout));
+}

@@ -1,0 +1,118 @@
+//! The values: a misspelt one is refused in words that help, every flag has one, and each is documented.
+
+use std::collections::BTreeSet;
+
+use clap::CommandFactory;
+use serde_json::Value;
+use virtual_account_operator::config::Cli;
+
+use crate::support::helm::{Helm, chart};
+use crate::support::rendered::camel;
+use crate::{objects, only, read, render, values};
+
+const SCHEMA: &str = "charts/virtual-account-operator/values.schema.json";
+const GIVEN: &str = "issuerUrl=https://tokens.example.com";
+
+/// Flags that are not among the settings: they come from other values, or are the same in every pod.
+const ELSEWHERE: [&str; 7] =
+    ["issuer-url", "namespace", "ops-address", "public-address", "tls-cert", "tls-key", "watch-namespaces"];
+
+#[test]
+fn what_is_wrong_is_named() {
+    for (set, words) in [
+        ("replica=3", "'replica' not allowed"),
+        ("settings.maxTokenLifetme=300d", "'maxTokenLifetme' not allowed"),
+        ("settings.maxTokenLifetime=300x", "/settings/maxTokenLifetime"),
+        ("settings.workers=0", "/settings/workers"),
+        ("settings.signingAlgorithm=HS256", "/settings/signingAlgorithm"),
+        ("issuerUrl=tokens.example.com", "/issuerUrl"),
+        ("issuerUrl=", "issuerUrl is required: the URL under which verifiers reach"),
+        ("image.digest=sha256:0", "/image/digest"),
+        ("image.tags=v1", "'tags' not allowed"),
+        ("service.type=ExternalName", "/service/type"),
+        ("podDisruptionBudget.maxUnavailable=some", "/podDisruptionBudget/maxUnavailable"),
+        ("watchNamespaces={Payments}", "/watchNamespaces/0"),
+        ("watchNamespaces={payments}", "settings.clusterId is required with watchNamespaces"),
+        ("serviceAccount.create=false", "serviceAccount.name is required"),
+    ] {
+        for helm in Helm::BOTH {
+            let output = helm.offline(&["template", "example", &chart(), "--set", GIVEN, "--set", set]);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success() && said.contains(words), "{helm:?} {set}: {said}");
+        }
+    }
+}
+
+#[test]
+fn every_flag_of_run_has_a_value() {
+    let command = Cli::command();
+    let run = command.find_subcommand("run").unwrap();
+    let flags = run.get_arguments().chain(command.get_arguments().filter(|flag| flag.is_global_set()));
+    let flags: BTreeSet<&str> = flags.filter_map(clap::Arg::get_long).filter(|flag| *flag != "help").collect();
+    let expected: BTreeSet<String> =
+        flags.iter().filter(|flag| !ELSEWHERE.contains(flag)).map(|flag| camel(flag)).collect();
+    let schema: Value = serde_json::from_str(&read(SCHEMA)).unwrap();
+    let settings = schema["properties"]["settings"]["properties"].as_object().unwrap();
+    assert_eq!(settings.keys().cloned().collect::<BTreeSet<_>>(), expected, "{SCHEMA}: settings");
+    let full: Value = serde_saphyr::from_str(&std::fs::read_to_string(values("full")).unwrap()).unwrap();
+    assert_eq!(full["settings"].as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>(), expected, "ci/full");
+}
+
+/// The program itself takes what the chart makes of every value: the mapping from camelCase, lists and switches.
+#[test]
+fn the_program_takes_the_arguments_of_every_value() {
+    for name in ["default", "minimal", "full"] {
+        let objects = objects(&render(Helm::Four, name));
+        let container = &only(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
+        let arguments = container["args"].as_array().unwrap().iter().map(|argument| argument.as_str().unwrap());
+        let given: Vec<&str> = std::iter::once("virtual-account-operator")
+            .chain(arguments.filter(|argument| !argument.starts_with("--tls-")))
+            .chain(["--issuer-url=https://tokens.example.com", "--namespace=virtual-accounts"])
+            .collect();
+        let parsed = Cli::command().try_get_matches_from(&given);
+        assert!(parsed.is_ok(), "{name}: {given:?}: {}", parsed.unwrap_err());
+    }
+}
+
+#[test]
+fn switches_lists_and_numbers_become_flags() {
+    let objects = objects(&render(Helm::Four, "full"));
+    let container = &only(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
+    let arguments = container["args"].as_array().unwrap();
+    for argument in [
+        "--adopt-restored",
+        "--allowed-audiences=https://tokens.example.com/issuer,https://api.example.com",
+        "--cluster-name=Example, east",
+        "--reissue-rate=10",
+        "--tls-cert=/etc/virtual-account-operator/tls/tls.crt",
+    ] {
+        assert!(arguments.contains(&argument.into()), "{argument}: {arguments:?}");
+    }
+    assert!(!arguments.iter().any(|argument| argument.as_str().unwrap().starts_with("--allow-local-endpoints")));
+}
+
+#[test]
+fn the_schema_knows_every_value_and_no_other() {
+    let schema: Value = serde_json::from_str(&read(SCHEMA)).unwrap();
+    let defaults: Value = serde_saphyr::from_str(&read("charts/virtual-account-operator/values.yaml")).unwrap();
+    compare("", &schema, &defaults);
+}
+
+fn compare(path: &str, schema: &Value, defaults: &Value) {
+    // Those are explained by the program; which have a default here is a matter of taste.
+    if path == ".settings" || schema["additionalProperties"] != false {
+        return;
+    }
+    let known: BTreeSet<&String> =
+        schema["properties"].as_object().unwrap().keys().filter(|key| *key != "global").collect();
+    let Some(given) = defaults.as_object() else { return };
+    let given: BTreeSet<&String> = given.keys().collect();
+    if path == ".resources" {
+        assert!(given.is_subset(&known), "{path}");
+        return;
+    }
+    assert_eq!(known, given, "{path}: schema and values.yaml");
+    for key in known {
+        compare(&format!("{path}.{key}"), &schema["properties"][key], &defaults[key]);
+    }
+}
