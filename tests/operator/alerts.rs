@@ -100,8 +100,12 @@ fn case(metrics: &str, now: i64, which: &str, alerts: &[String]) -> String {
     for line in metrics.lines().filter(|line| !line.starts_with('#')) {
         let (series, value) = line.rsplit_once(' ').expect("a value");
         let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
-        let value: f64 = value.parse().expect("a number");
-        let value = if name.ends_with("_timestamp_seconds") { value - now as f64 } else { value };
+        let value = if name.ends_with("_timestamp_seconds") {
+            (value.parse::<i64>().expect("an instant") - now).to_string()
+        } else {
+            // Without an exponent, which promtool does not read.
+            value.parse::<f64>().expect("a number").to_string()
+        };
         // As a scrape with honor_labels leaves it.
         let comma = if labels.starts_with('}') { "" } else { "," };
         let series = format!("{name}{{job=\"operator\",instance=\"one\"{comma}{labels}");
