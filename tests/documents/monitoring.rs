@@ -151,6 +151,21 @@ fn every_alert_is_seen_to_fire_and_to_wait() {
     assert_eq!((those(true), those(false)), (names.clone(), names));
 }
 
+#[test]
+fn prometheus_takes_the_sample_of_a_scrape() {
+    let page = read(PAGE);
+    let sample = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("there is a sample");
+    // Debian builds promtool without Kubernetes.
+    let found = "kubernetes_sd_configs:\n  - role: endpoints\n    namespaces: {names: [virtual-accounts]}\n";
+    assert!(sample.contains(found), "{sample}");
+    let sample = sample.replace(found, "static_configs:\n  - targets: [localhost:9090]\n");
+    let file = std::env::temp_dir().join(format!("vao-scrape-{}.yaml", std::process::id()));
+    fs::write(&file, sample).unwrap();
+    let told = promtool(&["check", "config", file.to_str().unwrap()]);
+    fs::remove_file(&file).unwrap();
+    told.unwrap_or_else(|text| panic!("{text}"));
+}
+
 /// The everyday events do touch the alerts: if they did not wait, most would fire.
 #[test]
 fn without_their_wait_alerts_would_fire_every_day() {
