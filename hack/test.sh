@@ -9,6 +9,7 @@ say() { printf '==> %s (%d s)\n' "$1" "$SECONDS" >&2; }
 # Cargo says what it builds; the others are quiet, or say "still building".
 say "building the tests, the control plane and the Python environment"
 hack/debian.sh
+hack/promtool.sh >/dev/null
 { hack/python-env.sh && hack/schemas.sh; } >/dev/null &
 python=$!
 hack/helm.sh >/dev/null &

@@ -4,10 +4,10 @@
 //! alone, and those go with the account.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -15,7 +15,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::api::{AccountId, Instant, IssueReason, VirtualAccount};
+use crate::api::{AccountId, Instant, IssueReason, VirtualAccount, VirtualAccountStatus};
+
+mod labels;
+
+use labels::{Account, Build, ByCall, ByMedium, ByOperation, ByReason, ByRequest, ByResult, BySending, ByState, Info};
 
 // A family of one series: it is there only once it has a value, and an alert on 0 would be a false one.
 type NoLabels = [(&'static str, &'static str); 0];
@@ -31,6 +35,9 @@ pub struct Metrics {
     introspections: Family<ByResult, Counter>,
     leader: Gauge,
     queue_depth: Gauge,
+    accounts_failing: Gauge,
+    replica_ready: Gauge,
+    clock_trusted: Gauge,
     store_calls: Family<ByCall, Counter>,
     store_call_duration: Family<ByOperation, Histogram>,
     stores_down: Gauge,
@@ -40,8 +47,11 @@ pub struct Metrics {
     public_certificate: Family<NoLabels, Gauge>,
     keys: Family<ByState, Gauge>,
     oldest_key: Family<ByState, Gauge>,
+    key_ring_healthy: Gauge,
+    key_rotation: Family<NoLabels, Gauge>,
     expiry: Family<Account, Gauge>,
     next_rotation: Family<Account, Gauge>,
+    targets_failing: Family<Account, Gauge>,
     info: Family<Info, Gauge>,
     // The info series of each account: its labels change, and the old series must go.
     accounts: Mutex<HashMap<AccountId, Info>>,
@@ -59,6 +69,9 @@ impl Metrics {
             introspections: Family::default(),
             leader: Gauge::default(),
             queue_depth: Gauge::default(),
+            accounts_failing: Gauge::default(),
+            replica_ready: Gauge::default(),
+            clock_trusted: Gauge::default(),
             store_calls: Family::default(),
             store_call_duration: Family::new_with_constructor(durations),
             stores_down: Gauge::default(),
@@ -68,12 +81,17 @@ impl Metrics {
             public_certificate: Family::default(),
             keys: Family::default(),
             oldest_key: Family::default(),
+            key_ring_healthy: Gauge::default(),
+            key_rotation: Family::default(),
             expiry: Family::default(),
             next_rotation: Family::default(),
+            targets_failing: Family::default(),
             info: Family::default(),
             accounts: Mutex::default(),
         };
         metrics.register(started);
+        metrics.register_keys();
+        metrics.register_accounts();
         metrics.register_stores();
         metrics.register_channels();
         metrics
@@ -103,12 +121,41 @@ impl Metrics {
             "Accounts that wait for a pass; 0 on replicas that do not lead",
             self.queue_depth.clone(),
         );
+        ours.register(
+            "accounts_failing",
+            "Accounts whose last pass ended in an error that is nobody's fault",
+            self.accounts_failing.clone(),
+        );
+        ours.register("replica_ready", "1 if /readyz says so, else 0", self.replica_ready.clone());
+        ours.register(
+            "clock_trusted",
+            "1 if the clock agrees with the API server's within --max-clock-skew, else 0: nothing is issued or retired",
+            self.clock_trusted.clone(),
+        );
+    }
+
+    fn register_keys(&mut self) {
+        let ours = self.registry.sub_registry_with_prefix("virtual_account");
         ours.register("signing_keys", "Signing keys in the ring, by state", self.keys.clone());
         ours.register(
             "signing_key_published_timestamp_seconds",
             "When the oldest signing key in this state was published, Unix time; its age is time() minus this",
             self.oldest_key.clone(),
         );
+        ours.register(
+            "signing_key_rotation_timestamp_seconds",
+            "When the time of the key that signs is over, Unix time",
+            self.key_rotation.clone(),
+        );
+        ours.register(
+            "key_ring_healthy",
+            "1 if the key ring's Secret is there and whole, else 0",
+            self.key_ring_healthy.clone(),
+        );
+    }
+
+    fn register_accounts(&mut self) {
+        let ours = self.registry.sub_registry_with_prefix("virtual_account");
         ours.register(
             "token_expiry_timestamp_seconds",
             "When the account's newest token that is not revoked ends, Unix time",
@@ -123,6 +170,11 @@ impl Metrics {
             "public_certificate_expiry_timestamp_seconds",
             "When the certificate of the public listener ends, Unix time; absent without TLS",
             self.public_certificate.clone(),
+        );
+        ours.register(
+            "targets_failing",
+            "Targets of the account (its Secret, paths in secret stores) whose last delivery failed",
+            self.targets_failing.clone(),
         );
         ours.register("info", "One series for each account: its owner and its Ready condition", self.info.clone());
     }
@@ -211,19 +263,44 @@ impl Metrics {
         self.channels_failing.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// Whether this replica writes.
-    pub fn leader(&self, leads: bool) {
-        self.leader.set(leads.into());
-    }
-
     /// The public listener serves a certificate that ends then.
     pub fn public_certificate(&self, ends: Instant) {
         self.public_certificate.get_or_create(&[]).set(ends.as_unix());
     }
 
+    /// Whether this replica writes.
+    pub fn leader(&self, leads: bool) {
+        self.leader.set(leads.into());
+    }
+
     /// How many accounts wait for a pass.
     pub fn queue_depth(&self, depth: usize) {
         self.queue_depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
+    }
+
+    /// How many accounts had an error in their last pass.
+    pub fn accounts_failing(&self, count: usize) {
+        self.accounts_failing.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Whether this replica may get traffic.
+    pub fn replica_ready(&self, ready: bool) {
+        self.replica_ready.set(ready.into());
+    }
+
+    /// Whether the clock is near enough to the API server's.
+    pub fn clock_trusted(&self, trusted: bool) {
+        self.clock_trusted.set(trusted.into());
+    }
+
+    /// Whether the ring's Secret is as it should be.
+    pub fn key_ring_healthy(&self, healthy: bool) {
+        self.key_ring_healthy.set(healthy.into());
+    }
+
+    /// When the time of the key that signs is over; `None`: no key signs.
+    pub fn key_rotation(&self, due: Option<Instant>) {
+        set(&self.key_rotation, &[], due.map(Instant::as_unix));
     }
 
     /// The keys of the ring: the state and publication of each. States without a key have no age.
@@ -254,8 +331,10 @@ impl Metrics {
         let info = Info::of(&id, account);
         let status = account.status.as_ref();
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        set(&self.expiry, &labels, status.and_then(|status| status.expires_at));
-        set(&self.next_rotation, &labels, status.and_then(|status| status.next_scheduled_rotation));
+        set(&self.expiry, &labels, status.and_then(|status| status.expires_at).map(Instant::as_unix));
+        let next = status.and_then(|status| status.next_scheduled_rotation);
+        set(&self.next_rotation, &labels, next.map(Instant::as_unix));
+        set(&self.targets_failing, &labels, Some(status.map_or(0, targets_failing)));
         self.info.get_or_create(&info).set(1);
         if let Some(before) = accounts.insert(id, info.clone()).filter(|before| *before != info) {
             self.info.remove(&before);
@@ -268,6 +347,7 @@ impl Metrics {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         self.expiry.remove(&labels);
         self.next_rotation.remove(&labels);
+        self.targets_failing.remove(&labels);
         if let Some(info) = accounts.remove(id) {
             self.info.remove(&info);
         }
@@ -281,15 +361,21 @@ impl Metrics {
     }
 }
 
-fn set(family: &Family<Account, Gauge>, labels: &Account, instant: Option<Instant>) {
-    match instant {
-        Some(instant) => {
-            family.get_or_create(labels).set(instant.as_unix());
+fn set<L: Clone + Eq + Hash>(family: &Family<L, Gauge>, labels: &L, value: Option<i64>) {
+    match value {
+        Some(value) => {
+            family.get_or_create(labels).set(value);
         }
         None => {
             family.remove(labels);
         }
     }
+}
+
+fn targets_failing(status: &VirtualAccountStatus) -> i64 {
+    let secret = status.token_secret.iter().filter(|secret| secret.error.is_some()).count();
+    let stores = status.secret_stores.iter().filter(|store| store.error.is_some()).count();
+    i64::try_from(secret + stores).unwrap_or(i64::MAX)
 }
 
 const KEY_STATES: [&str; 4] = ["Published", "Active", "Retiring", "Compromised"];
@@ -324,91 +410,6 @@ fn reason_label(reason: IssueReason) -> &'static str {
         IssueReason::LimitChange => "LimitChange",
         IssueReason::ClockChange => "ClockChange",
         IssueReason::Adopted => "Adopted",
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByResult {
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByReason {
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByRequest {
-    verb: &'static str,
-    resource: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByCall {
-    provider: &'static str,
-    operation: &'static str,
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByOperation {
-    provider: &'static str,
-    operation: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BySending {
-    medium: &'static str,
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByMedium {
-    medium: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByState {
-    state: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Build {
-    version: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Account {
-    namespace: String,
-    name: String,
-}
-
-impl Account {
-    fn of(id: &AccountId) -> Self {
-        Self { namespace: id.namespace.clone(), name: id.name.clone() }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Info {
-    namespace: String,
-    name: String,
-    team: String,
-    ready: String,
-    reason: String,
-}
-
-impl Info {
-    fn of(id: &AccountId, account: &VirtualAccount) -> Self {
-        let conditions = account.status.iter().flat_map(|status| &status.conditions);
-        let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
-        Self {
-            namespace: id.namespace.clone(),
-            name: id.name.clone(),
-            team: account.spec.owned_by.as_ref().map(|owner| owner.team.clone()).unwrap_or_default(),
-            ready: ready.map_or_else(|| "Unknown".to_owned(), |ready| ready.status.clone()),
-            reason: ready.map(|ready| ready.reason.clone()).unwrap_or_default(),
-        }
     }
 }
 
@@ -458,7 +459,14 @@ mod tests {
         metrics.wrote("update", "virtualaccounts/status");
         metrics.wrote("steal", "pods");
         metrics.introspected("active");
+        metrics.leader(true);
+        metrics.public_certificate(Instant::from_unix(12));
         metrics.queue_depth(3);
+        metrics.accounts_failing(4);
+        metrics.replica_ready(true);
+        metrics.clock_trusted(true);
+        metrics.key_ring_healthy(true);
+        metrics.key_rotation(Some(Instant::from_unix(11)));
         metrics.store_called("hashicorpVault", "read", "ok", Duration::from_millis(30));
         metrics.stores_down(1);
         metrics.notice_sent("email", "ok", Duration::from_millis(30));
@@ -480,7 +488,14 @@ mod tests {
                 "virtual_account_api_writes_total{verb=\"update\",resource=\"virtualaccounts/status\"} 1",
                 "virtual_account_api_writes_total{verb=\"other\",resource=\"other\"} 1",
                 "virtual_account_introspections_total{result=\"active\"} 1",
+                "virtual_account_leader 1",
+                "virtual_account_public_certificate_expiry_timestamp_seconds{} 12",
                 "virtual_account_queue_depth 3",
+                "virtual_account_accounts_failing 4",
+                "virtual_account_replica_ready 1",
+                "virtual_account_clock_trusted 1",
+                "virtual_account_key_ring_healthy 1",
+                "virtual_account_signing_key_rotation_timestamp_seconds{} 11",
                 "virtual_account_store_calls_total{provider=\"hashicorpVault\",operation=\"read\",result=\"ok\"} 1",
                 "virtual_account_store_call_duration_seconds_count{provider=\"hashicorpVault\",operation=\"read\"} 1",
                 "virtual_account_stores_down 1",
@@ -513,6 +528,34 @@ mod tests {
         metrics.account(&account("True", Some(1000)));
         let next = format!("virtual_account_next_rotation_timestamp_seconds{{{series}}} 1000");
         assert_lines(&metrics, &[&next], &[]);
+    }
+
+    #[test]
+    fn targets_that_fail_are_counted() {
+        let metrics = Metrics::new(Instant::from_unix(7));
+        let mut account = account("True", None);
+        let failing = "virtual_account_targets_failing{namespace=\"prod\",name=\"billing\"}";
+        metrics.account(&account);
+        assert_lines(&metrics, &[&format!("{failing} 0")], &[]);
+        let error = serde_json::json!({"reason": "StoreDown", "message": "no answer"});
+        let status = serde_json::json!({
+            "tokenSecret": {"name": "billing-token", "deletionPolicy": "Delete", "error": error},
+            "secretStores": [
+                {"storeRef": {"namespace": "prod", "name": "one"}, "secretPath": "a", "deletionPolicy": "Delete", "error": error},
+                {"storeRef": {"namespace": "prod", "name": "two"}, "secretPath": "a", "deletionPolicy": "Delete"},
+            ],
+        });
+        account.status = Some(serde_json::from_value(status).unwrap());
+        metrics.account(&account);
+        assert_lines(&metrics, &[&format!("{failing} 2")], &[]);
+    }
+
+    #[test]
+    fn a_ring_without_a_signer_has_no_time_of_rotation() {
+        let metrics = Metrics::new(Instant::from_unix(7));
+        metrics.key_rotation(Some(Instant::from_unix(11)));
+        metrics.key_rotation(None);
+        assert_lines(&metrics, &[], &["signing_key_rotation_timestamp_seconds{} 11"]);
     }
 
     #[test]

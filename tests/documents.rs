@@ -1,5 +1,5 @@
 //! What is committed beside the source says what the source says: the definitions, their descriptions, the README's
-//! tables of settings and metrics, and the tables of notices.
+//! table of settings, the tables of notices, metrics, alerts and logs.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says so")]
 
@@ -18,16 +18,19 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use clap::CommandFactory;
 use serde_json::Value;
-use virtual_account_operator::api::{
-    Instant, IssueReason, NoticeKind, VirtualAccount, VirtualAccountSpec, VirtualAccountStatus, crds,
-};
+use virtual_account_operator::api::{NoticeKind, crds};
 use virtual_account_operator::config::Cli;
-use virtual_account_operator::metrics::Metrics;
 use virtual_account_operator::notify::Medium;
+
+#[path = "documents/logs.rs"]
+mod logs;
+#[path = "documents/monitoring.rs"]
+mod monitoring;
+#[path = "monitoring/promtool.rs"]
+mod promtool;
 
 const NOTICES: &str = "docs/notifications/README.md";
 
@@ -93,39 +96,6 @@ fn the_readme_lists_every_setting() {
         let row = rows.iter().find(|row| row[0].trim_start_matches("--") == flag.get_long().unwrap()).unwrap();
         assert_eq!([row[2].as_str()], flag.get_default_values(), "{}", row[0]);
     }
-}
-
-/// A family without a series is not in the text, so each gets one.
-fn used_metrics() -> Metrics {
-    let (metrics, instant) = (Metrics::new(Instant::from_unix(0)), Instant::from_unix(0));
-    metrics.reconciled("ok");
-    metrics.failed("Conflict");
-    metrics.issued(IssueReason::First);
-    metrics.wrote("update", "secrets");
-    metrics.introspected("Active");
-    metrics.store_called("hashicorpVault", "read", "ok", Duration::from_millis(1));
-    metrics.notice_sent("email", "ok", Duration::from_millis(1));
-    metrics.public_certificate(instant);
-    metrics.keys([("Active", instant)]);
-    let mut account = VirtualAccount::new("a", VirtualAccountSpec::default());
-    account.metadata.namespace = Some("b".into());
-    account.status = Some(VirtualAccountStatus {
-        expires_at: Some(instant),
-        next_scheduled_rotation: Some(instant),
-        ..VirtualAccountStatus::default()
-    });
-    metrics.account(&account);
-    metrics
-}
-
-#[test]
-fn the_readme_lists_every_metric() {
-    let text = used_metrics().text().unwrap();
-    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
-    let expected: BTreeSet<String> =
-        types.map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() }).collect();
-    let listed: BTreeSet<String> = rows("README.md", "metric").into_iter().map(|mut row| row.swap_remove(0)).collect();
-    assert_eq!(listed, expected);
 }
 
 #[test]

@@ -158,6 +158,11 @@ impl Controller {
         }
     }
 
+    /// Accounts whose last pass ended in an error that was nobody's fault.
+    pub fn failing(&self) -> usize {
+        lock(&self.failures).len()
+    }
+
     // No pass before everything was seen once: what looks missing may only not have been listed.
     async fn until_ready(&self) {
         let known = |state: &RingState| state.ring.is_some() || state.trouble.is_some();

@@ -14,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+mod gauges;
 mod integrations;
 
+use gauges::Gauges;
 use integrations::Integrations;
 
 use crate::account::cluster::CallError;
@@ -47,8 +49,6 @@ const _: () = assert!(SILENT.as_secs() < KEY_LEAD.0.unsigned_abs() / 2);
 const CHECKS: usize = 16;
 /// How long what is in hand may go on after a shutdown began. The next leader waits for it.
 const FINISH: Duration = Duration::from_secs(5);
-/// How often gauges that change with the clock are set.
-const GAUGES: Duration = Duration::from_secs(5);
 
 /// What runs, in the order in which it is told to stop: what is sent is recorded by those that work, and the Lease is given
 /// up when nobody writes any more.
@@ -117,11 +117,22 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         outbox: Arc::clone(&integrations.outbox),
     });
     tasks.spawn(Arc::clone(&controller).run(watches, stop.clone()));
-    tasks.spawn(gauges((Arc::clone(&metrics), leadership.clone()), keys.clone(), controller, stop.clone()));
-    let Stage { tasks, stop } = &stages.serving;
+    let Stage { tasks: serving, stop: stop_serving } = &stages.serving;
     let ready = readiness(&seen, &integrations, &keys, ring_trouble);
-    tasks.spawn(operations.serve(ops::routes(ready, Arc::clone(&metrics)), stop.clone()));
-    tasks.spawn(public.serve(routes(&settings, &asking, &server_clock, &seen, &keys, &metrics), stop.clone()));
+    let gauges = Gauges {
+        metrics: Arc::clone(&metrics),
+        leadership: leadership.clone(),
+        keys: keys.clone(),
+        rotation: settings.signing_key_rotation,
+        controller,
+        ready: Arc::clone(&ready),
+        clock: server_clock.clone(),
+        max_skew: settings.max_clock_skew,
+    };
+    tasks.spawn(gauges.run(stop.clone()));
+    serving.spawn(operations.serve(ops::routes(ready, Arc::clone(&metrics)), stop_serving.clone()));
+    let routes = routes(&settings, &asking, &server_clock, &seen, &keys, &metrics);
+    serving.spawn(public.serve(routes, stop_serving.clone()));
 
     until_told().await?;
     stages.end(&leadership).await;
@@ -314,22 +325,6 @@ pub async fn read(kubernetes: &Kubernetes, id: &AccountId) -> Result<Option<Virt
         CallError::Refused { .. } => ReadError("the API server refuses"),
         CallError::Conflict | CallError::Unavailable(_) => ReadError("the API server is not available"),
     })
-}
-
-async fn gauges(
-    (metrics, leadership): (Arc<Metrics>, Leadership),
-    keys: Receiver<RingState>,
-    controller: Arc<Controller>,
-    stop: CancellationToken,
-) {
-    let mut ticks = tokio::time::interval(GAUGES);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        metrics.leader(leadership.holds());
-        metrics.queue_depth(controller.waiting());
-        if let Some(ring) = keys.borrow().ring.as_ref() {
-            metrics.keys(ring.ages(clock::now()));
-        }
-    }
 }
 
 async fn until_told() -> anyhow::Result<()> {

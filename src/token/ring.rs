@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroize;
 
 use super::{Algorithm, KeyError, KeyMaterial};
-use crate::api::Instant;
+use crate::api::{Instant, Seconds};
 
 /// The most keys a ring holds; verifiers and the 1 MiB of a Secret set the order of magnitude.
 pub const MAX_KEYS: usize = 64;
@@ -193,6 +193,12 @@ impl Ring {
     pub fn ages(&self, now: Instant) -> Vec<(&'static str, Instant)> {
         let state = |key: &Key| self.state(key.kid(), now).map(|state| (state.name(), key.published_at));
         self.keys.iter().filter_map(state).collect()
+    }
+
+    /// When the time of the key that signs is over. Its successor takes over then, so an instant in the past means that
+    /// there is none.
+    pub fn rotation_due(&self, now: Instant, rotation: Seconds) -> Option<Instant> {
+        self.signing_key(now).map(|key| key.signs_from + rotation)
     }
 
     /// The public keys (RFC 7517): every key from the moment it is in the ring; a compromised one leaves at once. The

@@ -322,6 +322,17 @@ mod tests {
         ring.signing_key(at(now)).unwrap().kid().to_owned()
     }
 
+    #[test]
+    fn the_time_of_the_signer_is_over_in_the_past_only_without_a_successor() {
+        let (ring, ..) = first();
+        let due = |ring: &Ring, now| ring.rotation_due(at(now), SETTINGS.rotation);
+        assert_eq!(due(&ring, 9_999), Some(at(10_000)));
+        assert_eq!(due(&ring, 10_000), Some(at(20_000)), "the successor signs");
+        let alone = Ring { keys: ring.keys[..1].to_vec(), ..ring };
+        assert_eq!(due(&alone, 10_001), Some(at(10_000)));
+        assert_eq!(due(&Ring::default(), 0), None);
+    }
+
     /// The ring of the first second: its signer and its standby.
     fn first() -> (Ring, String, String) {
         let (ring, _) = step(&Ring::default(), 0, &keep(), &[]);

@@ -6,6 +6,7 @@ mod support;
 
 mod admitted;
 mod drills;
+mod monitoring;
 mod offline;
 mod story;
 mod values;

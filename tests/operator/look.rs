@@ -82,6 +82,12 @@ fn metrics_count_and_carry_no_names_but_in_the_gauges_of_accounts() {
         "virtual_account_introspections_total{result=\"Active\"}".to_owned(),
         "virtual_account_signing_keys{state=\"Active\"} 1".to_owned(),
         "virtual_account_signing_keys{state=\"Published\"} 1".to_owned(),
+        "virtual_account_signing_key_rotation_timestamp_seconds{}".to_owned(),
+        "virtual_account_key_ring_healthy 1\n".to_owned(),
+        "virtual_account_leader 1\n".to_owned(),
+        "virtual_account_replica_ready 1\n".to_owned(),
+        "virtual_account_clock_trusted 1\n".to_owned(),
+        format!("virtual_account_targets_failing{{namespace=\"{}\",name=\"cart\"}} 0\n", world.ns),
         "virtual_account_build_info{".to_owned(),
         "process_start_time_seconds".to_owned(),
         format!("virtual_account_token_expiry_timestamp_seconds{{namespace=\"{}\",name=\"cart\"}} {ends}", world.ns),
@@ -97,7 +103,12 @@ fn metrics_count_and_carry_no_names_but_in_the_gauges_of_accounts() {
     });
     let metrics = world.operator.metrics();
     let named = metrics.lines().filter(|line| line.contains(&world.ns));
-    let allowed = ["virtual_account_token_expiry", "virtual_account_next_rotation", "virtual_account_info"];
+    let allowed = [
+        "virtual_account_token_expiry",
+        "virtual_account_next_rotation",
+        "virtual_account_targets_failing",
+        "virtual_account_info",
+    ];
     for line in named {
         assert!(allowed.iter().any(|name| line.starts_with(name)), "{line}");
     }

@@ -5,11 +5,16 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../monitoring/promtool.rs"]
+mod promtool;
+
+mod alerts;
 mod deletion;
 mod failure;
 mod issue;
 mod keys;
 mod kubernetes;
+mod logs;
 mod look;
 mod online;
 mod restart;

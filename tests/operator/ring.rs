@@ -95,6 +95,7 @@ fn harm_and_heal(keys: &Keys, data: &Value, cure: &str, heal: impl FnOnce()) {
     assert_eq!(keys.served(), served, "verifiers go on");
     assert!(keys.operator.accepts(&old));
     assert_eq!(stored(keys)["data"], written, "never replaced silently");
+    wait_healthy(keys, false);
 
     heal();
     wait_for("the ring as it was", PATIENCE, || {
@@ -103,6 +104,16 @@ fn harm_and_heal(keys: &Keys, data: &Value, cure: &str, heal: impl FnOnce()) {
     });
     keys.cluster.wait_ready(&keys.ns, "till");
     assert!(keys.operator.accepts(&keys.token("till")) && keys.operator.accepts(&old));
+    wait_healthy(keys, true);
+}
+
+/// Waits until the metrics say so.
+fn wait_healthy(keys: &Keys, healthy: bool) {
+    let line = format!("\nvirtual_account_key_ring_healthy {}\n", u8::from(healthy));
+    wait_for("the metric of the ring", PATIENCE, || {
+        let metrics = keys.operator.metrics();
+        if metrics.contains(&line) { Ok(()) } else { Err(metrics) }
+    });
 }
 
 fn ring_path(keys: &Keys) -> String {

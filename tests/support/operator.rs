@@ -375,14 +375,8 @@ impl Operator {
         wait_for(&format!("the {listener} listener (log: {})", self.log.display()), START, || {
             self.assert_running();
             let log = self.log();
-            let lines = log
-                .get(self.seen..)
-                .unwrap_or_default()
-                .lines()
-                .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            let mut bound = lines.filter(|line| line["message"] == "listening" && line["listener"] == listener);
-            let address = bound.next().and_then(|line| line["address"].as_str().map(str::to_owned));
-            address.ok_or("no such line")
+            let mut lines = log.get(self.seen..).unwrap_or_default().lines();
+            lines.find_map(|line| bound(line, listener)).ok_or("no such line")
         })
     }
 
@@ -404,6 +398,16 @@ impl Drop for Operator {
 fn own_token(kubeconfig: &Path) -> String {
     let config: Value = serde_json::from_slice(&fs::read(kubeconfig).expect("the kubeconfig is there")).expect("JSON");
     config["users"][0]["user"]["token"].as_str().expect("a token").to_owned()
+}
+
+/// The address in the line that says where this listener is bound, in either format of the log.
+fn bound(line: &str, listener: &str) -> Option<String> {
+    let Ok(line) = serde_json::from_str::<Value>(line) else {
+        let (_, address) = line.split_once(&format!("listening listener=\"{listener}\" address="))?;
+        return address.split(' ').next().map(str::to_owned);
+    };
+    let found = line["message"] == "listening" && line["listener"] == listener;
+    line["address"].as_str().filter(|_| found).map(str::to_owned)
 }
 
 /// Runs the operator under its keeper; with the pipe to it and the operator's process id.
@@ -472,9 +476,10 @@ fn token(plane: &Plane, namespace: &str, name: &str) -> String {
 }
 
 fn arguments(options: &Options, namespace: &str) -> Vec<String> {
-    let mut arguments: Vec<String> = ["--log-format", "json", "run"].map(str::to_owned).into();
+    let mut arguments = vec!["run".to_owned()];
     let given = |flag: &str| options.flags.iter().any(|given| given.starts_with(flag));
     let usual = [
+        ("--log-format", "json"),
         ("--issuer-url", ISSUER),
         ("--namespace", namespace),
         ("--public-address", "127.0.0.1:0"),
