@@ -21,9 +21,18 @@ trap - EXIT
 
 say "running the tests"
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+# Each control plane adds here what kstatus makes of the statuses that were written on it.
+VAO_STATUS_HARVEST=$(mktemp -d)
+export VAO_STATUS_HARVEST
+trap 'rm -rf "$log" "$VAO_STATUS_HARVEST"' EXIT
 status=0
 cargo test --locked --no-fail-fast "$@" 2>&1 | tee "$log" || status=$?
+
+say "all statuses, by kind, kstatus and reason"
+# Some of the tests see some of the states only.
+complete=()
+if (($# == 0)); then complete=(-complete); fi
+"$(tests/plane/build.sh)" statuses "${complete[@]}" "$VAO_STATUS_HARVEST" || status=1
 
 say "summary"
 awk '

@@ -173,7 +173,8 @@ fn anchor(heading: &str) -> String {
 
 #[test]
 fn links_between_the_documents_lead_somewhere() {
-    let mut documents: Vec<String> = ["README.md", "SECURITY.md", "docs/protocol.md"].map(str::to_owned).into();
+    let mut documents: Vec<String> =
+        ["README.md", "SECURITY.md", "docs/protocol.md", "docs/gitops.md"].map(str::to_owned).into();
     for folder in ["docs/notifications", "docs/stores"] {
         let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
         documents.extend(files.map(|file| format!("{folder}/{}", file.unwrap().file_name().to_str().unwrap())));

@@ -1,8 +1,9 @@
 // Command testplane is a real Kubernetes control plane for tests, in one binary.
 //
 // The first argument chooses a component (etcd, kube-apiserver,
-// kube-controller-manager, kubectl) or the launcher (up), which runs the first
-// three as child processes of this same executable.
+// kube-controller-manager, kubectl), the launcher (up), which runs the first
+// three as child processes of this same executable, or what judges statuses as
+// GitOps tools do (gitops, statuses).
 package main
 
 import (
@@ -20,7 +21,7 @@ import (
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 )
 
-const usage = "usage: testplane up|etcd|kube-apiserver|kube-controller-manager|kubectl [flags]"
+const usage = "usage: testplane up|etcd|kube-apiserver|kube-controller-manager|kubectl|gitops|statuses [flags]"
 
 func main() {
 	if len(os.Args) < 2 {
@@ -48,6 +49,10 @@ func run(component string) int {
 		// CheckErr prints as kubectl does and ends with kubectl's exit codes.
 		kubectlutil.CheckErr(cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()))
 		return 0
+	case "gitops":
+		return gitops(os.Args[1:])
+	case "statuses":
+		return summarizeStatuses(os.Args[1:])
 	default:
 		fmt.Fprintln(os.Stderr, usage)
 		return 2
