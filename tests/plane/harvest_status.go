@@ -206,15 +206,17 @@ func violations(object *unstructured.Unstructured, got string, failure error) []
 	if failure != nil {
 		return []string{fmt.Sprintf("kstatus cannot read it: %v", failure)}
 	}
+	observed, _, _ := unstructured.NestedInt64(object.Object, "status", "observedGeneration")
 	ready, there := conditionOf(object, "Ready")
-	if !there {
+	// Before the first look there need not be any.
+	if !there && observed > 0 {
 		say("no condition Ready")
 	}
 	if want := expected(object, ready); got != want.String() {
 		say("kstatus says %s where Ready %s %s promises %s", got, ready.Status, ready.Reason, want)
 	}
 	stalled, there := conditionOf(object, "Stalled")
-	if !there {
+	if !there && observed > 0 {
 		say("no condition Stalled")
 	}
 	if ready.Status == "True" && stalled.Status == "True" {
