@@ -25,14 +25,22 @@ trap - EXIT
 
 say "running the tests"
 log=$(mktemp)
-export VAO_RBAC_HARVEST
+# Each control plane adds here what the operators on it asked for, and what kstatus makes of the statuses written on it.
 VAO_RBAC_HARVEST=$(mktemp -d)
-trap 'rm -rf "$log" "$VAO_RBAC_HARVEST"' EXIT
+VAO_STATUS_HARVEST=$(mktemp -d)
+export VAO_RBAC_HARVEST VAO_STATUS_HARVEST
+trap 'rm -rf "$log" "$VAO_RBAC_HARVEST" "$VAO_STATUS_HARVEST"' EXIT
 status=0
 cargo test --locked --no-fail-fast "$@" 2>&1 | tee "$log" || status=$?
 
 say "comparing the rights that were used with the roles"
 hack/check-rights.sh "$VAO_RBAC_HARVEST" "$@" || status=1
+
+say "all statuses, by kind, kstatus and reason"
+# Some of the tests see some of the states only.
+complete=()
+if (($# == 0)); then complete=(-complete); fi
+"$(tests/plane/build.sh)" statuses "${complete[@]}" "$VAO_STATUS_HARVEST" || status=1
 
 say "summary"
 awk '

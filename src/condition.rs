@@ -37,6 +37,19 @@ pub fn set(mut list: Vec<Condition>, kind: &str, says: &Says, generation: i64, n
     list
 }
 
+/// Sets `Stalled` beside a `Ready` that says this. `hopeless`: nothing but a change of the spec can help, for which tools
+/// give up waiting (kstatus: failed).
+pub fn set_stalled(
+    list: Vec<Condition>,
+    ready: &Says,
+    hopeless: bool,
+    generation: i64,
+    now: Instant,
+) -> Vec<Condition> {
+    let message = if hopeless { ready.message } else { "nothing waits for a change of the spec" };
+    set(list, "Stalled", &Says { status: hopeless, reason: ready.reason, message }, generation, now)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -105,6 +105,10 @@ impl Verdict {
     fn new(status: bool, reason: Reason, message: impl Into<String>) -> Self {
         Self { status, reason, message: message.into() }
     }
+
+    fn says(&self) -> Says<'_> {
+        Says { status: self.status, reason: self.reason.as_str(), message: &self.message }
+    }
 }
 
 /// The reason that a failed attempt records for a Secret of somebody else.
@@ -123,15 +127,14 @@ pub fn issuing(before: &[Condition], generation: i64, now: Instant) -> Vec<Condi
 pub fn conditions(before: &[Condition], facts: &Facts) -> Vec<Condition> {
     let ready = ready(facts);
     let (generation, now) = (facts.desired.generation, facts.now);
-    let stalled = matches!(ready.reason, Reason::InvalidSpec | Reason::Expired);
-    let stalled = Verdict { status: stalled, reason: ready.reason, message: stalled_message(stalled, &ready) };
+    let hopeless = matches!(ready.reason, Reason::InvalidSpec | Reason::Expired);
     let mut list = set(before.to_vec(), "Ready", &ready, generation, now);
     if let Some(delivered) = delivered(facts, &ready) {
         list = set(list, "Delivered", &delivered, generation, now);
     } else {
         list = restamp(list, "Delivered", generation);
     }
-    set(list, "Stalled", &stalled, generation, now)
+    condition::set_stalled(list, &ready.says(), hopeless, generation, now)
 }
 
 /// When a delivery that fails turns from `DeliveryFailing` into `TokenEnding`: what a target holds is then good for less
@@ -382,13 +385,8 @@ fn delivered(facts: &Facts, ready: &Verdict) -> Option<Verdict> {
     }
 }
 
-fn stalled_message(stalled: bool, ready: &Verdict) -> String {
-    if stalled { ready.message.clone() } else { "nothing waits for a change of the spec".into() }
-}
-
 fn set(list: Vec<Condition>, kind: &str, verdict: &Verdict, generation: i64, now: Instant) -> Vec<Condition> {
-    let says = Says { status: verdict.status, reason: verdict.reason.as_str(), message: &verdict.message };
-    condition::set(list, kind, &says, generation, now)
+    condition::set(list, kind, &verdict.says(), generation, now)
 }
 
 fn restamp(mut list: Vec<Condition>, kind: &str, generation: i64) -> Vec<Condition> {

@@ -72,9 +72,10 @@ pub fn recorded(desired: &Desired, observed: &Observed, act: &Act, now: Instant)
     }
     if observed.ledger.entries.is_empty() && act.issued.is_some() {
         status.conditions = issuing(&status.conditions, desired.generation, now);
-        // The schema's default is gone with the first write, and "not seen yet" still holds.
-        status.observed_generation.get_or_insert(-1);
     }
+    // The schema's default is gone with the first write, and "not seen yet" still holds; also where nothing is issued,
+    // because a token was adopted: without it tools would take an account without conditions for ready.
+    status.observed_generation.get_or_insert(-1);
     status
 }
 

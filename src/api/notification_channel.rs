@@ -260,7 +260,8 @@ pub struct NotificationChannelStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub medium: Option<String>,
-    /// Ready: credentials and reach were checked with a real call that told nobody anything.
+    /// Ready: credentials and reach were checked with a real call that told nobody anything. Stalled: nothing but a change
+    /// of the spec can help.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -406,7 +406,7 @@ pub struct TokenStoreStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub provider: Option<String>,
-    /// Ready: credentials and reach were checked with a real call.
+    /// Ready: credentials and reach were checked with a real call. Stalled: nothing but a change of the spec can help.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -9,7 +9,7 @@ use crate::api::{
     TEST_ANNOTATION,
 };
 use crate::condition::{self, Says};
-use crate::integration::{ProviderError, Refusal};
+use crate::integration::{INVALID_SPEC, ProviderError, Refusal};
 
 /// So much of the annotation's value counts, in characters: the status has room for it.
 const VALUE: usize = 256;
@@ -41,10 +41,11 @@ pub(super) fn next(
         Finding::Failed(error) => (false, error.condition_reason(), error.line()),
     };
     let says = Says { status, reason: &reason, message: &message };
+    let conditions = condition::set(before.conditions, "Ready", &says, generation, now);
     NotificationChannelStatus {
         observed_generation: Some(generation),
         medium: medium.map(|medium| medium.as_str().to_owned()),
-        conditions: condition::set(before.conditions, "Ready", &says, generation, now),
+        conditions: condition::set_stalled(conditions, &says, reason == INVALID_SPEC, generation, now),
         last_test: test.or(before.last_test),
     }
 }
@@ -157,6 +158,9 @@ mod tests {
             let ready = &status.conditions[0];
             assert_eq!(format!("{} {} {}", ready.status, ready.reason, ready.message), expected);
             assert_eq!((ready.type_.as_str(), ready.observed_generation), ("Ready", Some(2)));
+            let stalled = &status.conditions[1];
+            let hopeless = if expected.contains("InvalidSpec") { "True" } else { "False" };
+            assert_eq!((stalled.type_.as_str(), stalled.status.as_str()), ("Stalled", hopeless));
             assert_eq!((status.medium.as_deref(), status.observed_generation), (Some("slackWebhook"), Some(2)));
         }
         let status = next(&channel(&json!({}), None, &json!({})), &Finding::Good, None, Instant::from_unix(0));

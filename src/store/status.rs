@@ -3,7 +3,7 @@
 use super::{Provider, ProviderError};
 use crate::api::{AccountId, Instant, TokenStore, TokenStoreStatus};
 use crate::condition::{self, Says};
-use crate::integration::Refusal;
+use crate::integration::{INVALID_SPEC, Refusal};
 
 /// What is known of a store.
 #[derive(Clone, Debug)]
@@ -31,10 +31,11 @@ pub(super) fn next(
         (reason, message) = ("Deleting".into(), deleting(users, status, &message));
     }
     let says = Says { status, reason: &reason, message: &message };
+    let conditions = condition::set(before.conditions, "Ready", &says, generation, now);
     TokenStoreStatus {
         observed_generation: Some(generation),
         provider: provider.map(|provider| provider.as_str().to_owned()),
-        conditions: condition::set(before.conditions, "Ready", &says, generation, now),
+        conditions: condition::set_stalled(conditions, &says, reason == INVALID_SPEC, generation, now),
     }
 }
 
@@ -110,6 +111,25 @@ mod tests {
             assert_eq!(told(&finding, false, 5), expected);
         }
         assert_eq!(told(&failed("A", &"é".repeat(600)), false, 0).chars().filter(|c| *c == 'é').count(), 512);
+    }
+
+    #[test]
+    fn only_a_spec_that_nobody_can_use_is_stalled() {
+        let stalled = |finding: &Finding, deleting| {
+            let status = next(&store(deleting), None, finding, &[], Instant::from_unix(0));
+            let stalled = &status.conditions[1];
+            assert_eq!((stalled.type_.as_str(), stalled.observed_generation), ("Stalled", Some(2)));
+            format!("{} {} {}", stalled.status, stalled.reason, stalled.message)
+        };
+        let refused = |reason| Finding::Refused(Refusal::new(reason, "set spec.pathPrefix"));
+        let waits = "nothing waits for a change of the spec";
+        assert_eq!(stalled(&refused("InvalidSpec"), false), "True InvalidSpec set spec.pathPrefix");
+        assert_eq!(stalled(&refused("InvalidSpec"), true), format!("False Deleting {waits}"));
+        // The operator's settings can cure this one.
+        let ambient = "AmbientCredentialsNotAllowed";
+        assert_eq!(stalled(&refused(ambient), false), format!("False {ambient} {waits}"));
+        assert_eq!(stalled(&failed("AccessDenied", "no"), false), format!("False AccessDenied {waits}"));
+        assert_eq!(stalled(&Finding::Good, false), format!("False Checked {waits}"));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //
 // The first argument chooses a component (etcd, kube-apiserver,
 // kube-controller-manager, kubectl), the launcher (up), which runs the first
-// three as child processes of this same executable, or the check of what the
-// operators on all planes of a test run were allowed to do (rbac).
+// three as child processes of this same executable, the check of what the
+// operators on all planes of a test run were allowed to do (rbac), or what judges
+// statuses as GitOps tools do (gitops, statuses).
 package main
 
 import (
@@ -21,7 +22,7 @@ import (
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 )
 
-const usage = "usage: testplane up|rbac|etcd|kube-apiserver|kube-controller-manager|kubectl [flags]"
+const usage = "usage: testplane up|rbac|etcd|kube-apiserver|kube-controller-manager|kubectl|gitops|statuses [flags]"
 
 func main() {
 	if len(os.Args) < 2 {
@@ -51,6 +52,10 @@ func run(component string) int {
 		// CheckErr prints as kubectl does and ends with kubectl's exit codes.
 		kubectlutil.CheckErr(cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()))
 		return 0
+	case "gitops":
+		return gitops(os.Args[1:])
+	case "statuses":
+		return summarizeStatuses(os.Args[1:])
 	default:
 		fmt.Fprintln(os.Stderr, usage)
 		return 2

@@ -216,6 +216,13 @@ const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 rules:
+# What the operator writes into the statuses of our kinds, for harvest_status.go. No other body is logged: Secrets.
+- level: RequestResponse
+  verbs: [update]
+  resources:
+  - group: virtualaccounts.dev
+    resources: ["*/status"]
+  omitManagedFields: true
 - level: Metadata
 `
 

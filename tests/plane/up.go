@@ -66,6 +66,7 @@ func up(args []string) int {
 	}
 	// Deferred before the end, so it runs after it, when the log is complete.
 	defer harvestRBAC(p.auditLog)()
+	defer harvestStatuses(p.auditLog)()
 	defer p.end()
 	for _, c := range p.components {
 		err := c.start(ctx)
@@ -94,7 +95,7 @@ func parse(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("testplane up", flag.ContinueOnError)
 	flags.StringVar(&o.dir, "dir", "", "an empty or missing directory for all files of the plane (required)")
-	flags.BoolVar(&o.audit, "audit", false, "log each request, without bodies, to DIR/audit.log")
+	flags.BoolVar(&o.audit, "audit", false, "log each request to DIR/audit.log, without bodies but those of our kinds' statuses")
 	flags.Func("apiserver-flag", "a further flag for kube-apiserver, as --name=value; may be repeated",
 		func(value string) error {
 			o.apiserverFlags = append(o.apiserverFlags, value)

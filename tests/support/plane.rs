@@ -28,6 +28,7 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// How long service-account tokens live, and the most that the API server
@@ -160,28 +161,40 @@ impl Plane {
 
     /// Runs kubectl as the administrator. A failure is the caller's to judge.
     pub(crate) fn kubectl(&self, args: &[&str], stdin: Option<&str>) -> Output {
+        let (config, cache) = (self.kubeconfig_path(), self.dir.join("kubectl-cache"));
+        // The usual place of the cache is keyed by host and port, and an earlier
+        // plane may have had this port and served other types.
+        let flags = ["kubectl", "--kubeconfig", &config.to_string_lossy(), "--cache-dir", &cache.to_string_lossy()];
+        self.component(&[&flags, args].concat(), stdin)
+    }
+
+    /// What a GitOps tool makes of each of these objects: `kstatus`,
+    /// `argocd-health FILE`, `argocd-actions FILE`, `argocd-action FILE NAME`
+    /// or `flux FILE`.
+    pub(crate) fn gitops(&self, args: &[&str], objects: &[Value]) -> Vec<Value> {
+        let output = self.component(&[&["gitops"], args].concat(), Some(&json!(objects).to_string()));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {}: {said}", output.status);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{args:?}: {error}"))
+    }
+
+    /// Runs a component of the binary to its end.
+    fn component(&self, args: &[&str], stdin: Option<&str>) -> Output {
         let mut child = Command::new(&self.binary)
-            .arg("kubectl")
-            .arg("--kubeconfig")
-            .arg(self.kubeconfig_path())
-            // The usual place is keyed by host and port, and an earlier plane may
-            // have had this port and served other types.
-            .arg("--cache-dir")
-            .arg(self.dir.join("kubectl-cache"))
             .args(args)
             .stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|error| panic!("cannot run kubectl: {error}"));
+            .unwrap_or_else(|error| panic!("cannot run {}: {error}", args[0]));
         let pipe = child.stdin.take();
         // From a thread: either side may have more to say than a pipe holds.
         std::thread::scope(|scope| {
             if let (Some(mut pipe), Some(input)) = (pipe, stdin) {
-                // An error means that kubectl gave up early and says why itself.
+                // An error means that it gave up early and says why itself.
                 scope.spawn(move || drop(pipe.write_all(input.as_bytes())));
             }
-            child.wait_with_output().expect("kubectl can be waited for")
+            child.wait_with_output().expect("it can be waited for")
         })
     }
 
@@ -231,8 +244,8 @@ impl Plane {
         log.split_inclusive(|byte| *byte == b'\n')
             .filter(|line| line.ends_with(b"\n"))
             // `stop kube-apiserver` may have torn a line.
-            .filter_map(|line| serde_json::from_slice(line).ok())
-            .map(|event| AuditEvent::parse(&event))
+            .filter_map(|line| serde_json::from_slice::<AuditLine>(line).ok())
+            .map(AuditEvent::from)
             .collect()
     }
 
@@ -342,21 +355,68 @@ impl AuditEvent {
     pub(crate) fn is_write(&self) -> bool {
         matches!(self.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection")
     }
+}
 
-    fn parse(event: &Value) -> Self {
+/// A line of the audit log. What is not named here, such as the bodies of
+/// statuses, is skipped and not parsed.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct AuditLine {
+    stage: String,
+    user: AuditUser,
+    verb: String,
+    object_ref: AuditObject,
+    response_status: AuditStatus,
+    #[serde(rename = "requestURI")]
+    request_uri: String,
+    stage_timestamp: String,
+    user_agent: String,
+}
+
+#[derive(Default, Deserialize)]
+struct AuditUser {
+    username: String,
+    #[serde(default)]
+    extra: AuditExtra,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AuditExtra {
+    #[serde(rename = "authentication.kubernetes.io/credential-id")]
+    credential: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AuditObject {
+    resource: String,
+    subresource: String,
+    name: String,
+    namespace: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AuditStatus {
+    code: u64,
+}
+
+impl From<AuditLine> for AuditEvent {
+    fn from(line: AuditLine) -> Self {
         Self {
-            stage: text(event, &["stage"]),
-            user: text(event, &["user", "username"]),
-            verb: text(event, &["verb"]),
-            resource: text(event, &["objectRef", "resource"]),
-            subresource: text(event, &["objectRef", "subresource"]),
-            name: text(event, &["objectRef", "name"]),
-            namespace: text(event, &["objectRef", "namespace"]),
-            code: event["responseStatus"]["code"].as_u64().unwrap_or_default(),
-            request_uri: text(event, &["requestURI"]),
-            timestamp: text(event, &["stageTimestamp"]),
-            user_agent: text(event, &["userAgent"]),
-            credential: text(&event["user"]["extra"]["authentication.kubernetes.io/credential-id"][0], &[]),
+            stage: line.stage,
+            user: line.user.username,
+            verb: line.verb,
+            resource: line.object_ref.resource,
+            subresource: line.object_ref.subresource,
+            name: line.object_ref.name,
+            namespace: line.object_ref.namespace,
+            code: line.response_status.code,
+            request_uri: line.request_uri,
+            timestamp: line.stage_timestamp,
+            user_agent: line.user_agent,
+            credential: line.user.extra.credential.into_iter().next().unwrap_or_default(),
         }
     }
 }

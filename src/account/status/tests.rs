@@ -102,6 +102,15 @@ fn the_first_write_says_issuing_and_the_one_of_a_rotation_leaves_the_conditions_
 }
 
 #[test]
+fn a_token_that_is_adopted_is_recorded_as_not_seen_yet() {
+    let mut lost = settled();
+    lost.observed.status = None;
+    let status = recorded(&lost.desired, &lost.observed, &lost.act(at(0)), at(0));
+    assert_eq!((status.observed_generation, status.jwts.len()), (Some(-1), 1));
+    assert_eq!(status.conditions, []);
+}
+
+#[test]
 fn a_condition_keeps_its_time_until_its_status_changes() {
     let scene = settled();
     let time = |status: &VirtualAccountStatus| status.conditions[0].last_transition_time.0.as_second();
