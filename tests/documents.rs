@@ -200,10 +200,9 @@ fn blocks(document: &str, language: &str) -> Vec<String> {
 }
 
 /// Pages that are not written yet.
-const COMING: [&str; 9] = [
+const COMING: [&str; 8] = [
     "backup-and-restore.md",
     "gitops.md",
-    "high-availability.md",
     "kubernetes-authentication.md",
     "logs.md",
     "metrics.md",
