@@ -18,7 +18,7 @@ fn what_the_chart_installs_works() {
     assert!(env.contains(&format!("POD_NAMESPACE={NAMESPACE}")), "{env:?}");
     assert_eq!(arguments, ["run", "--log-format=json", "--workers=4"]);
 
-    let operator = Operator::start(&plane, Options { release: Some(release), ..Options::default() });
+    let operator = Operator::start(&plane, Options { release: Some(release.clone()), ..Options::default() });
     let cluster = Cluster::of(&plane);
     let apps = plane.namespace("apps");
     cluster.create_account(&apps, "cart", json!({}));
@@ -34,6 +34,7 @@ fn what_the_chart_installs_works() {
     cluster.wait_successor(&apps, "cart", current(&account).unwrap());
     assert!(!operator.accepts(&token(&secret)));
     follow_the_notes(&plane);
+    hand_over(&plane, operator, &release, &apps);
     let refused = refusals(&plane);
     assert!(refused.is_empty(), "{refused:?}");
 }
@@ -65,6 +66,23 @@ fn both_helms_install_what_is_asked_for_and_no_more() {
         let roles = plane.kubectl_ok(&["get", "clusterroles,clusterrolebindings", "-o", "name"], None);
         assert!(!roles.contains(&format!("/{name}-virtual-account-operator")), "{helm:?}: {roles}");
     }
+}
+
+/// The Deployment's second replica serves the same keys, and goes on when the first one goes.
+fn hand_over(plane: &Plane, mut first: Operator, release: &Release, namespace: &str) {
+    let env = vec![("POD_NAME".to_owned(), "operator-1".to_owned())];
+    let second = Operator::start(plane, Options { release: Some(release.clone()), env, ..Options::default() });
+    assert_eq!(second.jwks(), first.jwks());
+    let lease = |column: &str| {
+        let output = format!("-o=jsonpath={{.spec.{column}}}");
+        plane.kubectl_ok(&["get", "lease", "virtual-account-operator", "-n", NAMESPACE, &output], None)
+    };
+    assert!(lease("holderIdentity").starts_with("operator-0"), "{}", lease("holderIdentity"));
+    assert!(first.terminate().success(), "an orderly end");
+    let cluster = Cluster::of(plane);
+    cluster.create_account(namespace, "second", json!({}));
+    cluster.wait_ready(namespace, "second");
+    assert!(lease("holderIdentity").starts_with("operator-1"), "{}", lease("holderIdentity"));
 }
 
 /// What NOTES.txt tells the reader to do can be done.

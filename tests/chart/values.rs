@@ -83,6 +83,7 @@ fn switches_lists_and_numbers_become_flags() {
         "--adopt-restored",
         "--allowed-audiences=https://tokens.example.com/issuer,https://api.example.com",
         "--cluster-name=Example, east",
+        "--leader-elect=true",
         "--reissue-rate=10",
         "--tls-cert=/etc/virtual-account-operator/tls/tls.crt",
     ] {
