@@ -51,13 +51,21 @@ fn both_helms_install_what_is_asked_for_and_no_more() {
         assert_eq!(deployment["metadata"]["name"], format!("{name}-virtual-account-operator"));
         assert_eq!(deployment["spec"]["replicas"], 2);
 
-        release.values =
-            json!({"issuerUrl": ISSUER, "replicas": 3, "settings": {"logFormat": "json", "reissueRate": 7}});
+        let pair = ["--from-literal=tls.crt=a certificate", "--from-literal=tls.key=a key"];
+        plane.kubectl_ok(&[&["create", "secret", "generic", "pair", "-n", &namespace], &pair[..]].concat(), None);
+        let settings = json!({"logFormat": "json", "reissueRate": 7});
+        let tls = json!({"secretName": "pair"});
+        release.values = json!({"issuerUrl": ISSUER, "replicas": 3, "tls": tls, "settings": settings});
         release.install(plane);
         let upgraded = release.deployment(plane);
         assert_eq!(upgraded["metadata"]["uid"], deployment["metadata"]["uid"], "{helm:?}: upgraded in place");
         assert_eq!(upgraded["spec"]["replicas"], 3);
-        assert_eq!(release.container(plane, "pod").1, ["run", "--log-format=json", "--reissue-rate=7"]);
+        let [run, cert, key, format, rate] = &release.container(plane, "pod").1[..] else { panic!("five arguments") };
+        assert_eq!([run, format, rate], ["run", "--log-format=json", "--reissue-rate=7"]);
+        for (argument, flag, content) in [(cert, "--tls-cert=", "a certificate"), (key, "--tls-key=", "a key")] {
+            let file = argument.strip_prefix(flag).unwrap_or_else(|| panic!("{argument} is not {flag}"));
+            assert_eq!(std::fs::read_to_string(file).unwrap(), content);
+        }
 
         release.uninstall(plane);
         let kinds = "deployment,service,serviceaccount,role,rolebinding,poddisruptionbudget,networkpolicy";
