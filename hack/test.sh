@@ -24,9 +24,14 @@ trap - EXIT
 
 say "running the tests"
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+export VAO_RBAC_HARVEST
+VAO_RBAC_HARVEST=$(mktemp -d)
+trap 'rm -rf "$log" "$VAO_RBAC_HARVEST"' EXIT
 status=0
 cargo test --locked --no-fail-fast "$@" 2>&1 | tee "$log" || status=$?
+
+say "comparing the rights that were used with the roles"
+hack/check-rights.sh "$VAO_RBAC_HARVEST" "$@" || status=1
 
 say "summary"
 awk '

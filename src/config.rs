@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -11,6 +12,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use crate::api::Seconds;
 use crate::store::UNMARKED;
 use crate::token::{Algorithm, KeysCommand};
+use crate::watch::Scope;
 
 mod issuer_url;
 
@@ -150,9 +152,20 @@ pub struct RunArgs {
     /// How long other replicas wait for a leader that is silent before one of them takes over.
     #[arg(long, env = "VAO_LEADER_ELECT_LEASE_DURATION", value_name = "DURATION", default_value = "15s", value_parser = duration)]
     leader_elect_lease_duration: Seconds,
+    /// Watches and works in these namespaces alone, separated by commas; needs --cluster-id, and no more than Roles there
+    /// and in its own namespace. [default: the whole cluster]
+    #[arg(long, env = "VAO_WATCH_NAMESPACES", value_name = "NAMESPACE,…", value_delimiter = ',', value_parser = namespace)]
+    watch_namespaces: Vec<String>,
     /// Where discovery, keys and online checks are served.
     #[arg(long, env = "VAO_PUBLIC_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     public_address: SocketAddr,
+    /// The certificate of the public listener and its issuers, PEM; with it the listener speaks TLS. Read again when it
+    /// changes.
+    #[arg(long, env = "VAO_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert, PEM.
+    #[arg(long, env = "VAO_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
     /// Where health and metrics are served.
     #[arg(long, env = "VAO_OPS_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:9090")]
     ops_address: SocketAddr,
@@ -203,10 +216,23 @@ pub struct Settings {
     pub cluster_name: Option<String>,
     /// How long a silent leader's Lease is good; `None`: there is no election.
     pub lease_duration: Option<Duration>,
+    /// Where accounts, their Secrets, stores and channels are watched.
+    pub watch: Scope,
     /// Where the public listener binds.
     pub public_address: SocketAddr,
+    /// The public listener's certificate; `None`: it speaks plain HTTP.
+    pub tls: Option<TlsFiles>,
     /// Where the ops listener binds.
     pub ops_address: SocketAddr,
+}
+
+/// A certificate and its key, as files in PEM form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// `--tls-cert`: the certificate, then its issuers.
+    pub cert: PathBuf,
+    /// `--tls-key`
+    pub key: PathBuf,
 }
 
 /// Flags that are right one by one and wrong together.
@@ -237,9 +263,17 @@ pub enum SettingsError {
     /// A leader could not renew it in time on a slow machine, and nobody would have to lead for longer.
     #[error("--leader-elect-lease-duration {0} must be from 3s to 10m; 15s is usual")]
     LeaseDuration(Seconds),
+    /// The uid of kube-system cannot be read with Roles alone.
+    #[error(
+        "--watch-namespaces needs --cluster-id: the operator reads no namespace then, so it cannot take the uid of kube-system; choose an id that is unique among clusters that share a store, and keep it"
+    )]
+    ClusterId,
     /// Every pass would look at every store.
     #[error("--store-check-interval {0} must be at least 1m; raise it")]
     StoreCheckInterval(Seconds),
+    /// A certificate is of no use without its key, nor the other way round.
+    #[error("--tls-cert and --tls-key go together; {0} is missing")]
+    Tls(&'static str),
 }
 
 impl RunArgs {
@@ -273,6 +307,11 @@ impl RunArgs {
         if !(Seconds(3)..=Seconds::minutes(10)).contains(&lease) {
             return Err(SettingsError::LeaseDuration(lease));
         }
+        let watch = Scope::of(self.watch_namespaces);
+        if !watch.is_cluster() && self.cluster_id.is_none() {
+            return Err(SettingsError::ClusterId);
+        }
+        let tls = tls(self.tls_cert, self.tls_key)?;
         Ok(Settings {
             issuer_url: self.issuer_url,
             default_audience,
@@ -295,9 +334,20 @@ impl RunArgs {
             cluster_id: self.cluster_id,
             cluster_name: self.cluster_name,
             lease_duration: self.leader_elect.then(|| lease.as_duration()),
+            watch,
             public_address: self.public_address,
+            tls,
             ops_address: self.ops_address,
         })
+    }
+}
+
+fn tls(cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<TlsFiles>, SettingsError> {
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert, key })),
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(SettingsError::Tls("--tls-cert")),
+        (Some(_), None) => Err(SettingsError::Tls("--tls-key")),
     }
 }
 
@@ -422,7 +472,9 @@ mod tests {
                 cluster_id: None,
                 cluster_name: None,
                 lease_duration: Some(Duration::from_secs(15)),
+                watch: Scope::default(),
                 public_address: "0.0.0.0:8080".parse().unwrap(),
+                tls: None,
                 ops_address: "0.0.0.0:9090".parse().unwrap(),
             }
         );
@@ -442,17 +494,23 @@ mod tests {
             "--store-concurrency=2",
             "--allow-local-endpoints",
             "--leader-elect=false",
+            "--watch-namespaces=payments,ledger",
+            "--tls-cert=/tls/tls.crt",
+            "--tls-key=/tls/tls.key",
         ])
         .unwrap();
         assert_eq!(settings.lease_duration, None);
         assert_eq!((settings.cluster_id.as_deref(), settings.store_concurrency), (Some("eu-1_a"), 2));
         assert_eq!(settings.cluster_name.as_deref(), Some("Großes Cluster, eu-1"));
+        assert_eq!(settings.watch, Scope::of(["ledger".to_owned(), "payments".to_owned()]));
+        assert!(settings.watch.covers("ledger") && !settings.watch.covers("vao") && !settings.watch.is_cluster());
         assert!(settings.allow_local_endpoints && !settings.allow_ambient_credentials);
         assert_eq!(settings.allowed_audiences, ["a".to_owned(), "b".to_owned()].into());
         assert_eq!(settings.max_clock_skew, Seconds::ZERO);
         assert_eq!(settings.signing_algorithm, Algorithm::Rs256);
         assert_eq!(settings.minimum_rotation_interval, Seconds(10));
         assert!(settings.adopt_restored);
+        assert_eq!(settings.tls, Some(TlsFiles { cert: "/tls/tls.crt".into(), key: "/tls/tls.key".into() }));
     }
 
     #[test]
@@ -475,6 +533,10 @@ mod tests {
             (&["--cluster-name=a\nb"], "--cluster-name", "on one line"),
             (&[&format!("--cluster-name={}", "a".repeat(129))], "--cluster-name", "1 to 128"),
             (&["--allowed-audiences=a,,b"], "--allowed-audiences", "1 to 256"),
+            (&["--watch-namespaces=payments"], "--watch-namespaces", "needs --cluster-id"),
+            (&["--watch-namespaces=payments,*", "--cluster-id=a"], "--watch-namespaces", "1 to 63"),
+            (&["--tls-cert=/tls/tls.crt"], "--tls-cert", "--tls-key is missing"),
+            (&["--tls-key=/tls/tls.key"], "--tls-key", "--tls-cert is missing"),
             (&["--ops-address=nowhere"], "--ops-address", "invalid"),
         ] {
             let error = run(flags).unwrap_err();

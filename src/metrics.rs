@@ -17,6 +17,9 @@ use prometheus_client::registry::Registry;
 
 use crate::api::{AccountId, Instant, IssueReason, VirtualAccount};
 
+// A family of one series: it is there only once it has a value, and an alert on 0 would be a false one.
+type NoLabels = [(&'static str, &'static str); 0];
+
 /// All metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -34,6 +37,7 @@ pub struct Metrics {
     notices_sent: Family<BySending, Counter>,
     notice_send_duration: Family<ByMedium, Histogram>,
     channels_failing: Gauge,
+    public_certificate: Family<NoLabels, Gauge>,
     keys: Family<ByState, Gauge>,
     oldest_key: Family<ByState, Gauge>,
     expiry: Family<Account, Gauge>,
@@ -61,6 +65,7 @@ impl Metrics {
             notices_sent: Family::default(),
             notice_send_duration: Family::new_with_constructor(durations),
             channels_failing: Gauge::default(),
+            public_certificate: Family::default(),
             keys: Family::default(),
             oldest_key: Family::default(),
             expiry: Family::default(),
@@ -113,6 +118,11 @@ impl Metrics {
             "next_rotation_timestamp_seconds",
             "When the account's token is rotated next, Unix time; absent when never",
             self.next_rotation.clone(),
+        );
+        ours.register(
+            "public_certificate_expiry_timestamp_seconds",
+            "When the certificate of the public listener ends, Unix time; absent without TLS",
+            self.public_certificate.clone(),
         );
         ours.register("info", "One series for each account: its owner and its Ready condition", self.info.clone());
     }
@@ -204,6 +214,11 @@ impl Metrics {
     /// Whether this replica writes.
     pub fn leader(&self, leads: bool) {
         self.leader.set(leads.into());
+    }
+
+    /// The public listener serves a certificate that ends then.
+    pub fn public_certificate(&self, ends: Instant) {
+        self.public_certificate.get_or_create(&[]).set(ends.as_unix());
     }
 
     /// How many accounts wait for a pass.

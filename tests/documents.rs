@@ -105,6 +105,7 @@ fn used_metrics() -> Metrics {
     metrics.introspected("Active");
     metrics.store_called("hashicorpVault", "read", "ok", Duration::from_millis(1));
     metrics.notice_sent("email", "ok", Duration::from_millis(1));
+    metrics.public_certificate(instant);
     metrics.keys([("Active", instant)]);
     let mut account = VirtualAccount::new("a", VirtualAccountSpec::default());
     account.metadata.namespace = Some("b".into());

@@ -24,6 +24,7 @@ use virtual_account_operator::leader::Leadership;
 use virtual_account_operator::metrics::Metrics;
 use virtual_account_operator::store::registry::Parts;
 use virtual_account_operator::store::{Admission, Ambient, Held, Open, Registry, STORE_DOWN, Store, Users, Value};
+use virtual_account_operator::watch::Scope;
 
 #[path = "support/plane.rs"]
 mod plane;
@@ -179,7 +180,7 @@ impl Bench {
         tokio::spawn(poster.run(stop.clone()));
         let (scripted, heard) = (Arc::clone(&script), Arc::clone(&told));
         let open: Open = Arc::new(move |_, identity, _| Arc::clone(&scripted).open(identity).boxed());
-        let (namespaces, watch) = Namespaces::new(client.clone());
+        let (namespaces, watch) = Namespaces::new(client.clone(), &Scope::default());
         let heard_too = Arc::clone(&heard);
         let tell_of = move |name: &str| heard_too.lock().unwrap().push(Concern::Namespace(name.to_owned()));
         tokio::spawn(Arc::clone(&namespaces).run(watch, tell_of, stop.clone()));
@@ -196,6 +197,7 @@ impl Bench {
             metrics: Arc::clone(&metrics),
             tell: Arc::new(move |concern| heard.lock().unwrap().push(concern)),
             timing: FAST,
+            scope: Scope::default(),
         });
         let using = Arc::clone(&users);
         let users_of: Users = Arc::new(move |_| Some(using.lock().unwrap().clone()));

@@ -196,8 +196,8 @@ impl Controller {
                 lock(&self.memory).remove(&id);
                 lock(&self.failures).remove(&id);
             }
-            // After a full list the watch is right, also if its versions went back (a restored etcd).
-            Change::Synced => lock(&self.memory).clear(),
+            // After a full list the watch is right there, also if its versions went back (a restored etcd).
+            Change::Synced(part) => lock(&self.memory).retain(|id, _| !part.covers(&id.namespace)),
         }
     }
 
@@ -221,7 +221,7 @@ impl Controller {
         let (secret, there) = match change {
             Change::Applied(secret) => (secret, true),
             Change::Deleted(secret) => (secret, false),
-            Change::Synced => return,
+            Change::Synced(_) => return,
         };
         let Some(id) = self.seen.note(secret, there) else { return };
         let recorded = self.account(&id).and_then(|account| account.status.as_ref()?.token_secret.clone());
@@ -338,7 +338,7 @@ impl Cluster for Controller {
 
     fn secrets(&self, id: &AccountId) -> (Vec<SecretMeta>, u64) {
         // In this order: what arrives in between makes the list newer than the version, never older.
-        let shown = self.seen.secrets.shown();
+        let shown = self.seen.secrets.shown(&id.namespace);
         (self.seen.secrets_of(id), shown)
     }
 

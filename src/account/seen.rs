@@ -14,7 +14,7 @@ use crate::api::{AccountId, GROUP, ObjectId, ObjectRef, VirtualAccount};
 use crate::integration::Concern;
 use crate::lock::lock;
 use crate::token::Ledgers;
-use crate::watch::{Cache, Watch, prune_secret};
+use crate::watch::{Cache, Scope, Watch, prune_secret};
 
 /// The metadata of a Secret: the operator asks for no more in its watch.
 pub type SecretObject = PartialObjectMeta<Secret>;
@@ -39,10 +39,10 @@ pub struct Watches {
 }
 
 impl Seen {
-    /// The watches and what they fill.
-    pub fn new(client: &Client) -> (Arc<Self>, Watches) {
-        let accounts = Watch::<VirtualAccount>::all(client.clone()).prune(prune_account);
-        let secrets = Watch::<SecretObject>::all(client.clone()).labels(ACCOUNT_LABEL).prune(prune_secret);
+    /// The watches in these namespaces and what they fill.
+    pub fn new(client: &Client, scope: &Scope) -> (Arc<Self>, Watches) {
+        let accounts = Watch::<VirtualAccount>::within(client.clone(), scope).prune(prune_account);
+        let secrets = Watch::<SecretObject>::within(client.clone(), scope).labels(ACCOUNT_LABEL).prune(prune_secret);
         let seen = Self {
             accounts: accounts.cache(),
             secrets: secrets.cache(),

@@ -40,6 +40,9 @@ pub enum Access {
 #[error("cannot review the caller: {0}")]
 pub struct ReviewError(pub &'static str);
 
+/// A [`ReviewError`] that lasts: with Roles alone the operator cannot ask who a caller is.
+pub const NOT_PERMITTED: &str = "the operator may not create reviews; apply its RBAC, or bind ClusterRole system:auth-delegator to its ServiceAccount";
+
 /// The two questions to the API server.
 pub trait Reviews: Send + Sync {
     /// Whose token it is; none if it is nobody's.
@@ -128,7 +131,7 @@ fn failed(operation: &'static str, error: &kube::Error) -> ReviewError {
     let code = if let kube::Error::Api(status) = error { status.code } else { 0 };
     tracing::warn!(operation, code, "a review of a caller failed");
     match code {
-        403 => ReviewError("the operator may not create reviews; apply its RBAC"),
+        403 => ReviewError(NOT_PERMITTED),
         _ => ReviewError("the API server did not answer"),
     }
 }
@@ -153,6 +156,7 @@ pub(super) mod tests {
                 let user = |name: &str| UserInfo { username: Some(name.to_owned()), ..UserInfo::default() };
                 match token {
                     "down" => Err(ReviewError("down")),
+                    "powerless" => Err(ReviewError(NOT_PERMITTED)),
                     "good" | "weak" => Ok(Some(user(token))),
                     "slow" => std::future::pending().await,
                     _ => Ok(None),

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde_json::{Value, json};
 
-use super::access::{Access, Callers};
+use super::access::{Access, Callers, NOT_PERMITTED, ReviewError};
 use super::check::{Active, Check, NotActive};
 use super::discovery::under_issuer;
 use crate::api::{GROUP, Permission};
@@ -59,6 +59,7 @@ impl Introspection {
             Ok(Access::Allowed) => {}
             Ok(Access::Forbidden) => return Err(Denied::Forbidden),
             Ok(Access::Unauthenticated) => return Err(Denied::Unauthenticated { shown: true }),
+            Err(ReviewError(NOT_PERMITTED)) => return Err(Denied::NoReviews),
             Err(_) => return Err(Denied::Unavailable),
         }
         let token = token(request).await?;
@@ -138,6 +139,7 @@ enum Denied {
     Unauthenticated { shown: bool },
     Forbidden,
     Invalid(StatusCode, &'static str),
+    NoReviews,
     Unavailable,
 }
 
@@ -148,6 +150,7 @@ impl Denied {
             Self::Unauthenticated { .. } => "Unauthenticated",
             Self::Forbidden => "Forbidden",
             Self::Invalid(..) => "InvalidRequest",
+            Self::NoReviews => "NotPermitted",
             Self::Unavailable => "Unavailable",
         }
     }
@@ -173,6 +176,10 @@ impl IntoResponse for Denied {
                 (StatusCode::FORBIDDEN, challenge, error("insufficient_scope", &need)).into_response()
             }
             Self::Invalid(status, description) => (status, error("invalid_request", description)).into_response(),
+            // Without Retry-After: only an administrator can help.
+            Self::NoReviews => {
+                (StatusCode::SERVICE_UNAVAILABLE, error("temporarily_unavailable", NOT_PERMITTED)).into_response()
+            }
             Self::Unavailable => {
                 let body = error("temporarily_unavailable", "the token could not be checked; try again");
                 (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], body).into_response()
@@ -350,6 +357,10 @@ mod tests {
             );
             assert!(answer.metrics.contains("result=\"Unavailable\"} 1"));
         }
+        let denied = send(&good(), request("powerless").body(Body::from("token=a")).unwrap()).await;
+        assert_eq!((denied.status, denied.headers.get(RETRY_AFTER)), (StatusCode::SERVICE_UNAVAILABLE, None));
+        assert!(denied.body.to_string().contains("bind ClusterRole system:auth-delegator"), "{}", denied.body);
+        assert!(denied.metrics.contains("result=\"NotPermitted\"} 1"));
         let no_review = request("down").body(Body::from("token=a")).unwrap();
         assert_eq!(send(&good(), no_review).await.status, StatusCode::SERVICE_UNAVAILABLE);
     }

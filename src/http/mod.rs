@@ -4,11 +4,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
+use rustls::ServerConfig;
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower_http::timeout::TimeoutLayer;
 
@@ -20,6 +23,7 @@ pub mod discovery;
 pub mod introspect;
 mod listener;
 pub mod ops;
+pub mod tls;
 
 /// A request that takes longer is answered with 503.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
@@ -41,6 +45,7 @@ pub struct Bound {
     name: &'static str,
     listener: TcpListener,
     address: SocketAddr,
+    tls: Option<Arc<ServerConfig>>,
 }
 
 impl Bound {
@@ -49,7 +54,13 @@ impl Bound {
         let failed = |source| BindError { listener: name, address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { name, listener, address })
+        Ok(Self { name, listener, address, tls: None })
+    }
+
+    /// Speaks TLS and nothing else.
+    #[must_use]
+    pub fn with_tls(self, tls: Arc<ServerConfig>) -> Self {
+        Self { tls: Some(tls), ..self }
     }
 
     /// Where it is bound: the real port if port 0 was asked for.
@@ -60,10 +71,10 @@ impl Bound {
     /// Serves until `shutdown`, then lets requests in flight end for a few seconds.
     pub async fn serve(self, routes: Router, shutdown: CancellationToken) {
         // Read by people and by tests: with port 0 it is the only place that knows the port.
-        tracing::info!(listener = self.name, address = %self.address, "listening");
+        tracing::info!(listener = self.name, address = %self.address, tls = self.tls.is_some(), "listening");
         let routes = routes.layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_TIMEOUT));
         let stop = shutdown.clone();
-        let server = axum::serve(Guarded::new(self.listener), routes)
+        let server = axum::serve(Guarded::new(self.listener, self.tls.map(TlsAcceptor::from)), routes)
             .with_graceful_shutdown(async move { stop.cancelled().await });
         let overdue = async {
             shutdown.cancelled().await;

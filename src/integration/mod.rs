@@ -23,7 +23,7 @@ pub use error::{ErrorKind, ProviderError};
 pub use identity::{Credential, Identity};
 pub use keep::{RETRY, identity, keep, key, ready_news, version_of, write_status};
 pub use login::{Login, Opened};
-pub use namespaces::{NamespaceWatch, Namespaces};
+pub use namespaces::{NamespaceWatch, Namespaces, Objection};
 pub use network::{Network, is_local, refusal, resolve};
 pub use news::News;
 pub use tenancy::{INVALID_SPEC, NOT_ALLOWED, Refusal, Tenancy};

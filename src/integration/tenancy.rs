@@ -65,6 +65,14 @@ impl Tenancy<'_> {
         }
     }
 
+    /// What to change where labels decide and the operator cannot read them.
+    pub fn no_labels(&self) -> String {
+        let Self { kind, noun, id, .. } = self;
+        format!(
+            "spec.allowedNamespaces.from of {kind} {id} is Selector, but the operator runs with --watch-namespaces and cannot read the labels of namespaces; let the {noun}'s owner set it to All, or use a {noun} of the account's namespace"
+        )
+    }
+
     /// Which namespaces the owner means.
     pub fn from(&self) -> AllowedFrom {
         self.allowed.map(|allowed| allowed.from).unwrap_or_default()

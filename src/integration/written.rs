@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use crate::api::ObjectId;
 use crate::lock::lock;
+use crate::watch::Part;
 
 /// The version that our last write of each object made.
 #[derive(Debug, Default)]
@@ -27,8 +28,8 @@ impl Written {
         lock(&self.0).remove(id);
     }
 
-    /// After a full list the watch is right, also if its versions went back (a restored etcd).
-    pub fn clear(&self) {
-        lock(&self.0).clear();
+    /// After a full list of a part the watch is right there, also if its versions went back (a restored etcd).
+    pub fn listed(&self, part: &Part) {
+        lock(&self.0).retain(|id, _| !part.covers(&id.namespace));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Knows no accounts: it tells which channels have changed.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use kube::{Client, Resource};
@@ -10,18 +10,18 @@ use kube::{Client, Resource};
 use super::health::says_nothing;
 use super::slot::{Blueprint, Slot};
 use super::{Medium, Message, Open};
-use crate::api::{AccountId, AllowedFrom, ChannelTest, NotificationChannel, ObjectId, TEST_ANNOTATION};
+use crate::api::{AccountId, ChannelTest, NotificationChannel, ObjectId, TEST_ANNOTATION};
 use crate::clock;
 use crate::events::Events;
 use crate::integration::{
-    ClusterIdentity, Concern, ErrorKind, NOT_ALLOWED, Namespaces, Network, News, ProviderError, Refusal, Tell, Tenancy,
-    Timing, Written, identity, key,
+    ClusterIdentity, Concern, ErrorKind, NOT_ALLOWED, Namespaces, Network, News, Objection, ProviderError, Refusal,
+    Tell, Tenancy, Timing, Written, identity, key,
 };
 use crate::leader::Leadership;
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
-use crate::watch::{Cache, Change, Watch, prune_managed_fields};
+use crate::watch::{Cache, Change, Scope, Watch, prune_managed_fields};
 
 mod spec;
 
@@ -61,6 +61,8 @@ pub struct Parts {
     pub timing: Timing,
     /// `--cluster-name`
     pub cluster: String,
+    /// `--watch-namespaces`
+    pub scope: Scope,
 }
 
 /// The watch, to be run by [`Channels::run`].
@@ -109,7 +111,7 @@ pub enum Admission {
 impl Channels {
     /// The channels, and the watch that fills them.
     pub fn new(parts: Parts) -> (Arc<Self>, Tasks) {
-        let channels = Watch::<NotificationChannel>::all(parts.client.clone()).prune(prune);
+        let channels = Watch::<NotificationChannel>::within(parts.client.clone(), &parts.scope).prune(prune);
         let this = Self {
             parts,
             seen: channels.cache(),
@@ -138,21 +140,16 @@ impl Channels {
         let Some(object) = self.there(channel) else {
             return match self.unseen(channel) {
                 Some(message) => Admission::Unknown { message },
-                None => refused(not_found(channel)),
+                None => refused(self.absent(channel)),
             };
         };
         let allowed = object.spec.allowed_namespaces.as_ref();
         let tenancy = Tenancy { kind: "NotificationChannel", noun: "channel", id: channel, allowed };
-        let labels = match self.parts.namespaces.labels(namespace) {
-            Some(labels) => labels,
-            None if tenancy.from() == AllowedFrom::Selector && namespace != channel.namespace => {
-                return Admission::Unknown { message: format!("namespace {namespace} was not seen yet") };
-            }
-            None => BTreeMap::new(),
-        };
         // First, so that others learn nothing about it.
-        if let Err(message) = tenancy.allows(namespace, &labels) {
-            return refused(Refusal::new(NOT_ALLOWED, message));
+        match self.parts.namespaces.allow(namespace, &tenancy) {
+            Err(Objection::Refused(message)) => return refused(Refusal::new(NOT_ALLOWED, message)),
+            Err(Objection::NotSeen(message)) => return Admission::Unknown { message },
+            Ok(()) => {}
         }
         match usable(&object.spec) {
             Ok(medium) => Admission::Open { medium, has_recipients: has_recipients(&object.spec) },
@@ -165,7 +162,7 @@ impl Channels {
         let Some(object) = self.there(channel) else {
             return Err(match self.unseen(channel) {
                 Some(why) => ProviderError::new(ErrorKind::Unavailable, CHANNEL_UNKNOWN, why),
-                None => error(ErrorKind::NotFound, not_found(channel)),
+                None => error(ErrorKind::NotFound, self.absent(channel)),
             });
         };
         let slot = self.slot(&object).map_err(|refusal| error(ErrorKind::Denied, of(channel, &refusal)))?;
@@ -202,6 +199,15 @@ impl Channels {
         let unreadable = self.seen.unreadable().contains(&key(channel));
         let why = || format!("NotificationChannel {channel} cannot be read by this version of the operator; update it");
         unreadable.then(why)
+    }
+
+    fn absent(&self, channel: &ObjectId) -> Refusal {
+        match self.parts.namespaces.unwatched(&channel.namespace, "spec.notificationTargets[].channelRef") {
+            Some(why) => {
+                Refusal::new(CHANNEL_NOT_FOUND, format!("NotificationChannel {channel} cannot be used: {why}"))
+            }
+            None => not_found(channel),
+        }
     }
 
     /// The slot of a channel as it is now: a new one for a new spec.
@@ -243,7 +249,7 @@ impl Channels {
         let (channel, there) = match change {
             Change::Applied(channel) => (channel, true),
             Change::Deleted(channel) => (channel, false),
-            Change::Synced => return self.written.clear(),
+            Change::Synced(part) => return self.written.listed(part),
         };
         let (id, meta) = (identity(channel.meta()), channel.meta());
         if !there {

@@ -46,7 +46,7 @@ pub(super) struct Integrations {
 impl Integrations {
     pub(super) fn start(parts: &Parts<'_>, stages: &Stages) -> Self {
         let Stage { tasks, stop } = &stages.working;
-        let (namespaces, watch) = Namespaces::new(parts.client.clone());
+        let (namespaces, watch) = Namespaces::new(parts.client.clone(), &parts.settings.watch);
         // The outbox sends by the channels, and hears from them.
         let outbox: Arc<OnceLock<Arc<Outbox>>> = Arc::default();
         let tell = tell(parts, Arc::clone(&outbox));
@@ -124,6 +124,7 @@ fn stores(parts: &Parts<'_>, namespaces: &Arc<Namespaces>, tell: &Tell) -> (Arc<
         metrics: Arc::clone(parts.metrics),
         tell: Arc::clone(tell),
         timing: TIMING,
+        scope: settings.watch.clone(),
     })
 }
 
@@ -147,5 +148,6 @@ fn channels(
         recovered,
         timing: TIMING,
         cluster: cluster(parts),
+        scope: settings.watch.clone(),
     })
 }

@@ -30,13 +30,14 @@ use crate::config::Settings;
 use crate::events::{self, Events, Notice, Severity};
 use crate::http::access::{Callers, KubeReviews};
 use crate::http::check::{Accounts, Check, ReadError};
+use crate::http::tls::Certificate;
 use crate::http::{Bound, discovery, introspect, ops};
 use crate::integration;
 use crate::leader::{self, Elector, Leadership};
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::token::{Keeper, RingNotice, RingSettings, RingState, SECRET_NAME, Tell};
-use crate::watch::SILENT;
+use crate::watch::{SILENT, Scope};
 
 /// A key is in the JWKS this long before it signs: verifiers cache up to 10 minutes.
 const KEY_LEAD: Seconds = Seconds::minutes(15);
@@ -74,7 +75,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let counted = Arc::clone(&metrics);
     let on_write: client::OnWrite = Arc::new(move |verb, resource| counted.wrote(verb, resource));
     let asking = client::connect(server_clock.clone(), on_write).await.context("cannot connect to the API server")?;
-    let public = Bound::bind("public", settings.public_address).await?;
+    let public = public(&settings, &metrics, tasks, stop).await?;
     let operations = Bound::bind("ops", settings.ops_address).await?;
     let cluster_id = cluster_id(&settings, &asking).await?;
     let leadership = stand(&settings, &server_clock, &stages.standing).await?;
@@ -82,7 +83,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let (events, poster) = events::channel(client.clone(), instance());
     tasks.spawn(poster.run(stop.clone()));
-    let (seen, watches) = Seen::new(&client);
+    let (seen, watches) = Seen::new(&client, &settings.watch);
     let (keeper, keys) = keeper(&settings, (client.clone(), leadership.clone()), &seen, &events);
     let ring_trouble = keeper.freshness();
     tasks.spawn(keeper.run(stop.clone()));
@@ -182,6 +183,20 @@ pub fn limits(settings: &Settings, cluster_id: String) -> Arc<Limits> {
     })
 }
 
+async fn public(
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<Bound> {
+    let certificate = settings.tls.clone().map(Certificate::load).transpose()?;
+    let bound = Bound::bind("public", settings.public_address).await?;
+    let Some(certificate) = certificate else { return Ok(bound) };
+    let tls = certificate.server_config().context("cannot serve TLS")?;
+    tasks.spawn(certificate.follow(Arc::clone(metrics), stop.clone()));
+    Ok(bound.with_tls(tls))
+}
+
 // Read once: it is in the mark of every secret that is written, and never changes.
 async fn cluster_id(settings: &Settings, client: &Client) -> anyhow::Result<String> {
     if let Some(id) = &settings.cluster_id {
@@ -250,7 +265,11 @@ fn routes(
     let (trusted, skew) = (server_clock.clone(), settings.max_clock_skew);
     let check = Check::new(
         Arc::new(move || checked.borrow().ring.clone()),
-        Arc::new(Watched { seen: Arc::clone(seen), kubernetes: Kubernetes::new(client.clone(), CHECKS) }),
+        Arc::new(Watched {
+            seen: Arc::clone(seen),
+            scope: settings.watch.clone(),
+            kubernetes: Kubernetes::new(client.clone(), CHECKS),
+        }),
         Arc::new(clock::now),
         Arc::new(move || trusted.trusted(skew)),
     );
@@ -267,6 +286,7 @@ fn routes(
 /// The accounts of the online check: the watch, and one read where it does not know.
 struct Watched {
     seen: Arc<Seen>,
+    scope: Scope,
     kubernetes: Kubernetes,
 }
 
@@ -280,6 +300,10 @@ impl Accounts for Watched {
     }
 
     fn read<'a>(&'a self, id: &'a AccountId) -> BoxFuture<'a, Result<Option<VirtualAccount>, ReadError>> {
+        // Of a namespace that was taken off the list nothing is known: nobody would say so if its token were revoked.
+        if !self.scope.covers(&id.namespace) {
+            return async { Ok(None) }.boxed();
+        }
         read(&self.kubernetes, id).boxed()
     }
 }

@@ -2,8 +2,6 @@
 //!
 //! An ordered list of checks; the first that refuses says which field to change.
 
-use std::collections::BTreeMap;
-
 use super::{Provider, path, provider};
 use crate::api::{AllowedFrom, ObjectId, TokenStoreSpec};
 use crate::integration::{INVALID_SPEC, NOT_ALLOWED, Refusal, Tenancy};
@@ -78,11 +76,6 @@ impl Subject<'_> {
         Ok(provider)
     }
 
-    /// Whether accounts of this namespace, with these labels, may use the store.
-    pub(super) fn allows(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
-        self.tenancy().allows(namespace, labels).map_err(|message| Refusal::new(NOT_ALLOWED, message))
-    }
-
     /// Whether accounts of this namespace may use this path.
     pub(super) fn holds(&self, provider: Provider, namespace: &str, path: &str) -> Result<(), Refusal> {
         if let Some(prefix) = &self.spec.path_prefix {
@@ -99,22 +92,20 @@ impl Subject<'_> {
         path::name(provider, path).map(drop).map_err(|message| Refusal::new(INVALID_PATH, message))
     }
 
-    /// Whether labels of namespaces decide.
-    pub(super) fn selects(&self) -> bool {
-        self.from() == AllowedFrom::Selector
-    }
-
     fn from(&self) -> AllowedFrom {
         self.tenancy().from()
     }
 
-    fn tenancy(&self) -> Tenancy<'_> {
+    /// Whose accounts may use the store.
+    pub(super) fn tenancy(&self) -> Tenancy<'_> {
         Tenancy { kind: "TokenStore", noun: "store", id: self.id, allowed: self.spec.allowed_namespaces.as_ref() }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -139,7 +130,8 @@ mod tests {
         let ambient = Ambient { namespace: "vao".into(), everywhere: false };
         let subject = Subject { id: &store(), spec: &spec, ambient: &ambient };
         let provider = subject.usable()?;
-        subject.allows(namespace, &labels(&[("vault", "yes"), ("tier", "2")]))?;
+        let labels = labels(&[("vault", "yes"), ("tier", "2")]);
+        subject.tenancy().allows(namespace, &labels).map_err(|message| Refusal::new(NOT_ALLOWED, message))?;
         subject.holds(provider, namespace, path)
     }
 

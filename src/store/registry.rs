@@ -2,13 +2,13 @@
 //!
 //! Knows no accounts: it is told which of them use a store, and tells which stores and namespaces have changed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 
 use kube::{Client, Resource};
 
-use super::admission::{Ambient, INVALID_PATH, STORE_NOT_READY, Subject};
+use super::admission::{Ambient, INVALID_PATH, STORE_NOT_FOUND, STORE_NOT_READY, Subject};
 use super::breaker::Down;
 use super::place::place;
 use super::slot::{Blueprint, Slot};
@@ -16,12 +16,14 @@ use super::{Admission, ErrorKind, Held, Network, Open, ProviderError, STORE_DOWN
 use crate::api::{AccountId, ObjectId, Seconds, TokenStore};
 use crate::clock;
 use crate::events::Events;
-use crate::integration::{ClusterIdentity, Concern, Namespaces, News, Refusal, Tell, Timing, Written, identity, key};
+use crate::integration::{
+    ClusterIdentity, Concern, NOT_ALLOWED, Namespaces, News, Objection, Refusal, Tell, Timing, Written, identity, key,
+};
 use crate::leader::Leadership;
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
-use crate::watch::{Cache, Change, Watch};
+use crate::watch::{Cache, Change, Scope, Watch};
 
 /// What a registry is made of.
 pub struct Parts {
@@ -49,6 +51,8 @@ pub struct Parts {
     pub tell: Tell,
     /// How often stores are checked: [`crate::integration::TIMING`].
     pub timing: Timing,
+    /// `--watch-namespaces`
+    pub scope: Scope,
 }
 
 /// The watches, to be run by [`Registry::run`].
@@ -70,7 +74,7 @@ pub struct Registry {
 impl Registry {
     /// The registry, and the watches that fill it.
     pub fn new(parts: Parts) -> (Arc<Self>, Tasks) {
-        let stores = Watch::<TokenStore>::all(parts.client.clone());
+        let stores = Watch::<TokenStore>::within(parts.client.clone(), &parts.scope);
         let registry = Self {
             parts,
             stores: stores.cache(),
@@ -175,19 +179,16 @@ impl Registry {
         let Some(object) = self.stores.get(&key(store)) else {
             return match self.unseen(store) {
                 Some(why) => down(why),
-                None => Err(Refusal::not_found(store)),
+                None => Err(self.absent(store)),
             };
         };
         let subject = Subject { id: store, spec: &object.spec, ambient: &self.parts.ambient };
         let provider = subject.usable().map_err(|refusal| refusal.of(store))?;
-        let labels = match self.parts.namespaces.labels(namespace) {
-            Some(labels) => labels,
-            None if subject.selects() && namespace != store.namespace => {
-                return down(format!("namespace {namespace} was not seen yet"));
-            }
-            None => BTreeMap::new(),
-        };
-        subject.allows(namespace, &labels)?;
+        match self.parts.namespaces.allow(namespace, &subject.tenancy()) {
+            Err(Objection::Refused(message)) => return Err(Refusal::new(NOT_ALLOWED, message)),
+            Err(Objection::NotSeen(message)) => return down(message),
+            Ok(()) => {}
+        }
         subject.holds(provider, namespace, path)?;
         match self.slot(&object)?.guard.down() {
             Some(Down::Outage(error)) => down(error.message),
@@ -205,11 +206,18 @@ impl Registry {
         unreadable.then(|| format!("TokenStore {store} cannot be read by this version of the operator; update it"))
     }
 
+    fn absent(&self, store: &ObjectId) -> Refusal {
+        match self.parts.namespaces.unwatched(&store.namespace, "spec.secretStores[].storeRef") {
+            Some(why) => Refusal::new(STORE_NOT_FOUND, format!("TokenStore {store} cannot be used: {why}")),
+            None => Refusal::not_found(store),
+        }
+    }
+
     fn at(&self, store: &ObjectId, path: &str) -> Result<(Arc<Slot>, String), ProviderError> {
         let Some(object) = self.stores.get(&key(store)) else {
             return Err(match self.unseen(store) {
                 Some(why) => ProviderError::new(ErrorKind::Unavailable, STORE_DOWN, why),
-                None => invalid(Refusal::not_found(store)),
+                None => invalid(self.absent(store)),
             });
         };
         let slot = self.slot(&object).map_err(|refusal| invalid(refusal.of(store)))?;
@@ -277,7 +285,7 @@ impl Registry {
         let (store, there) = match change {
             Change::Applied(store) => (store, true),
             Change::Deleted(store) => (store, false),
-            Change::Synced => return self.written.clear(),
+            Change::Synced(part) => return self.written.listed(part),
         };
         let (id, meta) = (identity(store.meta()), store.meta());
         if !there {

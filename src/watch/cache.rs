@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use kube::Resource;
 
 use super::item::{Item, key};
+use super::scope::Part;
 use crate::api::AccountId;
 
 /// A watch may be known to be broken for this long before it is trouble.
@@ -22,8 +23,8 @@ pub enum Change<K> {
     /// The object is gone, no longer matches the selector or can no longer be read (see [`Cache::unreadable`]); this
     /// is its last known state.
     Deleted(Arc<K>),
-    /// A full list is in the cache and each of its objects has been reported.
-    Synced,
+    /// A full list of this part is in the cache and each of its objects has been reported.
+    Synced(Part),
 }
 
 /// What a [`super::Watch`] last saw, by namespace (empty for cluster-wide kinds) and name.
@@ -34,19 +35,48 @@ pub struct Cache<K> {
 struct Inner<K> {
     objects: HashMap<AccountId, Arc<K>>,
     unreadable: BTreeSet<AccountId>,
+    streams: Vec<Stream>,
+}
+
+/// How fresh one part is.
+#[derive(Default)]
+struct Stream {
+    part: Part,
     heard: Option<Instant>,
     broken: Option<Instant>,
+    denied: bool,
     shown: u64,
 }
 
-impl<K> Default for Cache<K> {
-    fn default() -> Self {
-        let inner = Inner { objects: HashMap::new(), unreadable: BTreeSet::new(), heard: None, broken: None, shown: 0 };
-        Self { inner: RwLock::new(inner) }
+impl Stream {
+    fn trouble(&self, what: &str) -> Option<String> {
+        let what = format!("{what}{}", self.part);
+        let (silence, broken) = (self.heard.map(|at| at.elapsed()), self.broken.map(|at| at.elapsed()));
+        match (silence, broken) {
+            (None, _) if self.denied => Some(format!("the operator may not list {what}; apply its RBAC there")),
+            (None, _) => Some(format!("{what} are not listed yet")),
+            (_, Some(broken)) if broken > BROKEN && self.denied => Some(format!(
+                "the operator may no longer watch {what}, since {} s; apply its RBAC there",
+                broken.as_secs()
+            )),
+            (_, Some(broken)) if broken > BROKEN => {
+                Some(format!("the watch of {what} has been broken for {} s", broken.as_secs()))
+            }
+            (Some(silence), _) if silence > SILENT => {
+                Some(format!("the watch of {what} has been silent for {} s", silence.as_secs()))
+            }
+            _ => None,
+        }
     }
 }
 
 impl<K> Cache<K> {
+    pub(super) fn of(parts: Vec<Part>) -> Self {
+        let streams = parts.into_iter().map(|part| Stream { part, ..Stream::default() }).collect();
+        let inner = Inner { objects: HashMap::new(), unreadable: BTreeSet::new(), streams };
+        Self { inner: RwLock::new(inner) }
+    }
+
     /// The object as last seen.
     pub fn get(&self, key: &AccountId) -> Option<Arc<K>> {
         self.read().objects.get(key).cloned()
@@ -78,53 +108,55 @@ impl<K> Cache<K> {
         self.read().unreadable.clone()
     }
 
-    /// Whether the first full list is in.
+    /// Whether the first full list of every part is in.
     pub fn synced(&self) -> bool {
-        self.read().heard.is_some()
+        self.silence().is_some()
     }
 
-    /// How long ago the last list, event or bookmark arrived; `None` before the first list.
+    /// How long ago the last list, event or bookmark arrived, of the part that is silent longest; `None` before the first
+    /// list of every part.
     pub fn silence(&self) -> Option<Duration> {
-        self.read().heard.map(|at| at.elapsed())
+        let heard: Option<Vec<Instant>> = self.read().streams.iter().map(|stream| stream.heard).collect();
+        heard?.into_iter().min().map(|at| at.elapsed())
     }
 
-    /// For how long the stream is known to be broken; `None` if it is not.
+    /// For how long a stream is known to be broken; `None` if none is.
     pub fn broken_for(&self) -> Option<Duration> {
-        self.read().broken.map(|at| at.elapsed())
+        self.read().streams.iter().filter_map(|stream| stream.broken).min().map(|at| at.elapsed())
     }
 
     /// Why what is here may be out of date, if so. `what`: the objects, for people.
     pub fn trouble(&self, what: &str) -> Option<String> {
-        let (silence, broken) = (self.silence(), self.broken_for());
-        match (silence, broken) {
-            (None, _) => Some(format!("{what} are not listed yet")),
-            (_, Some(broken)) if broken > BROKEN => {
-                Some(format!("the watch of {what} has been broken for {} s", broken.as_secs()))
-            }
-            (Some(silence), _) if silence > SILENT => {
-                Some(format!("the watch of {what} has been silent for {} s", silence.as_secs()))
-            }
-            _ => None,
-        }
+        self.read().streams.iter().find_map(|stream| stream.trouble(what))
     }
 
-    /// The version up to which the cache shows everything: an object with a newer one is not missing, the watch lags.
-    pub fn shown(&self) -> u64 {
-        self.read().shown
+    /// The version up to which the cache shows everything in a namespace: an object with a newer one is not missing, the
+    /// watch lags.
+    pub fn shown(&self, namespace: &str) -> u64 {
+        let inner = self.read();
+        inner.streams.iter().find(|stream| stream.part.covers(namespace)).map_or(0, |stream| stream.shown)
     }
 
-    pub(super) fn heard(&self, version: &str) {
-        let mut inner = self.write();
-        inner.heard = Some(Instant::now());
-        inner.shown = inner.shown.max(self::version(version));
+    pub(super) fn part(&self, part: usize) -> Part {
+        self.read().streams[part].part.clone()
     }
 
-    pub(super) fn broke(&self) {
-        self.write().broken.get_or_insert_with(Instant::now);
+    pub(super) fn heard(&self, part: usize, version: &str) {
+        let stream = &mut self.write().streams[part];
+        stream.heard = Some(Instant::now());
+        stream.shown = stream.shown.max(self::version(version));
     }
 
-    pub(super) fn connected(&self) {
-        self.write().broken = None;
+    /// The stream broke; `denied`: the API server says that the operator has no right to it.
+    pub(super) fn broke(&self, part: usize, denied: bool) {
+        let stream = &mut self.write().streams[part];
+        stream.broken.get_or_insert_with(Instant::now);
+        stream.denied = denied;
+    }
+
+    pub(super) fn connected(&self, part: usize) {
+        let stream = &mut self.write().streams[part];
+        (stream.broken, stream.denied) = (None, false);
     }
 
     // A poisoned lock is only one whose holder panicked between two map operations; each leaves the maps whole.
@@ -138,10 +170,10 @@ impl<K> Cache<K> {
 }
 
 impl<K: Resource<DynamicType = ()>> Cache<K> {
-    /// Takes a full list as the truth, whatever the versions say (they fall when a backup of etcd is restored), and
-    /// tells the difference: all that vanished, then all that there is. [`Cache::synced`] is the caller's to say, once all
-    /// of that was reported.
-    pub(super) fn replace(&self, items: Vec<Item<K>>, version: &str) -> Vec<Change<K>> {
+    /// Takes a full list of a part as the truth, whatever the versions say (they fall when a backup of etcd is restored),
+    /// and tells the difference: all that vanished, then all that there is. [`Cache::synced`] is the caller's to say, once
+    /// all of that was reported.
+    pub(super) fn replace(&self, part: usize, items: Vec<Item<K>>, version: &str) -> Vec<Change<K>> {
         let mut objects = HashMap::with_capacity(items.len());
         let mut unreadable = BTreeSet::new();
         for item in items {
@@ -151,13 +183,18 @@ impl<K: Resource<DynamicType = ()>> Cache<K> {
             }
         }
         let mut inner = self.write();
-        let before = std::mem::replace(&mut inner.objects, objects);
-        inner.unreadable = unreadable;
-        inner.shown = self::version(version);
-        let vanished = before.into_iter().filter(|(key, _)| !inner.objects.contains_key(key));
-        let vanished = vanished.map(|(_, object)| Change::Deleted(object));
-        let present = inner.objects.values().cloned().map(Change::Applied);
-        vanished.chain(present).chain([Change::Synced]).collect()
+        inner.streams[part].shown = self::version(version);
+        let part = inner.streams[part].part.clone();
+        let vanished: Vec<_> = inner
+            .objects
+            .extract_if(|key, _| part.covers(&key.namespace) && !objects.contains_key(key))
+            .map(|(_, object)| Change::Deleted(object))
+            .collect();
+        let present: Vec<_> = objects.values().cloned().map(Change::Applied).collect();
+        inner.objects.extend(objects);
+        inner.unreadable.retain(|key| !part.covers(&key.namespace));
+        inner.unreadable.append(&mut unreadable);
+        vanished.into_iter().chain(present).chain([Change::Synced(part)]).collect()
     }
 
     /// Takes an event, unless it tells no news.

@@ -1,4 +1,4 @@
-//! List and watch of one kind into a [`Cache`], with what kube's own watcher hides: when the server was last heard
+//! List and watch of one kind, in the whole cluster or in some namespaces, into a [`Cache`], with what kube's own watcher hides: when the server was last heard
 //! (bookmarks), since when the stream is known to be broken, and what vanished while it was.
 //!
 //! It knows no accounts: it says what changed and leaves the meaning to its callback.
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use futures::future::join_all;
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::core::Request;
@@ -23,12 +24,14 @@ mod item;
 mod one;
 mod position;
 mod prune;
+mod scope;
 #[cfg(test)]
 mod tests;
 
 pub use cache::{Cache, Change, SILENT, version};
 pub use one::{One, Sight, version_of};
 pub use prune::{prune_managed_fields, prune_secret};
+pub use scope::{Part, Scope};
 
 use item::{Item, Page};
 use position::{End, Position, TIMING, Timing, random};
@@ -39,7 +42,8 @@ const PAGE: u32 = 500;
 /// A watch of one kind, run as a task by [`Watch::run`]. `PartialObjectMeta<K>` watches the metadata alone.
 pub struct Watch<K> {
     client: Client,
-    collection: Request,
+    // One for each part of the cache.
+    collections: Vec<Request>,
     labels: Option<String>,
     fields: Option<String>,
     prune: fn(&mut K),
@@ -53,7 +57,15 @@ where
 {
     /// All objects of the kind, in all namespaces.
     pub fn all(client: Client) -> Self {
-        Self::of(client, None)
+        Self::of(client, Scope::default().parts())
+    }
+
+    /// The objects in these namespaces: one stream each, all into one cache.
+    pub fn within(client: Client, scope: &Scope) -> Self
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+    {
+        Self::of(client, scope.parts())
     }
 
     /// The objects of one namespace.
@@ -61,17 +73,17 @@ where
     where
         K: Resource<Scope = NamespaceResourceScope>,
     {
-        Self::of(client, Some(namespace))
+        Self::within(client, &Scope::of([namespace.to_owned()]))
     }
 
-    fn of(client: Client, namespace: Option<&str>) -> Self {
+    fn of(client: Client, parts: Vec<Part>) -> Self {
         Self {
             client,
-            collection: Request::new(K::url_path(&(), namespace)),
+            collections: parts.iter().map(|part| Request::new(K::url_path(&(), part.namespace()))).collect(),
             labels: None,
             fields: None,
             prune: prune_managed_fields,
-            cache: Arc::default(),
+            cache: Arc::new(Cache::of(parts)),
             timing: TIMING,
         }
     }
@@ -105,16 +117,17 @@ where
     /// Lists, then watches, until cancelled. Each change is in the cache before `report` hears of it; `report` must
     /// not block, as the watch waits for it.
     pub async fn run(self, report: impl Fn(Change<K>) + Send + Sync, cancel: CancellationToken) {
-        cancel.run_until_cancelled(self.follow(&report)).await;
+        let streams = (0..self.collections.len()).map(|part| self.follow(part, &report));
+        cancel.run_until_cancelled(join_all(streams)).await;
     }
 
-    async fn follow(&self, report: &(impl Fn(Change<K>) + Send + Sync)) {
-        let mut position = Position::default();
+    async fn follow(&self, part: usize, report: &(impl Fn(Change<K>) + Send + Sync)) {
+        let mut position = Position { part, ..Position::default() };
         loop {
             (position.connected, position.progress) = (None, false);
             let end = match &position.resume {
                 Some(_) => self.stream(&mut position, report).await,
-                None => match self.relist(report).await {
+                None => match self.relist(part, report).await {
                     Ok(version) => {
                         position.resume = Some(version);
                         continue;
@@ -131,45 +144,47 @@ where
 
     /// Decides how to go on after a stream or a list ended: what to forget, and how long to wait.
     fn after(&self, end: &End, position: &mut Position) -> Option<Duration> {
-        let kind = K::kind(&());
+        let (kind, namespace) = (K::kind(&()), self.cache.part(position.part).namespace().map(str::to_owned));
         let settled = position.settled(self.timing.shortest);
         if settled {
             position.failures = 0;
         }
         match end {
             End::Closed if settled => return None,
-            End::Closed => debug!(%kind, "the watch was closed at once"),
+            End::Closed => debug!(%kind, namespace, "the watch was closed at once"),
             End::Expired => {
                 position.resume = None;
-                info!(%kind, "the watch cannot be resumed, listing again");
+                info!(%kind, namespace, "the watch cannot be resumed, listing again");
             }
             End::Silent => {
                 // A second time: the server may have been restored to a version before ours and hide all until then.
                 position.silences += 1;
                 if position.silences > 1 {
-                    *position = Position { failures: position.failures, ..Position::default() };
+                    let Position { part, failures, .. } = *position;
+                    *position = Position { part, failures, ..Position::default() };
                 }
-                warn!(%kind, "the watch was silent for too long, connecting again");
+                warn!(%kind, namespace, "the watch was silent for too long, connecting again");
             }
             End::Failed(error) if position.failures == 0 => {
-                warn!(%kind, error = describe(error), "the watch failed, trying again");
+                warn!(%kind, namespace, error = describe(error), "the watch failed, trying again");
             }
-            End::Failed(error) => debug!(%kind, error = describe(error), "the watch still fails"),
+            End::Failed(error) => debug!(%kind, namespace, error = describe(error), "the watch still fails"),
         }
-        self.cache.broke();
+        let denied = matches!(end, End::Failed(kube::Error::Api(status)) if status.code == 403);
+        self.cache.broke(position.part, denied);
         position.failures = position.failures.saturating_add(1);
         Some(self.timing.pause(position.failures))
     }
 
     /// Reads the whole collection (a consistent read, in pages) and gives the version to watch from.
-    async fn relist(&self, report: &impl Fn(Change<K>)) -> Result<String, kube::Error> {
+    async fn relist(&self, part: usize, report: &impl Fn(Change<K>)) -> Result<String, kube::Error> {
+        let collection = &self.collections[part];
         let mut items = Vec::new();
         let mut params = ListParams { limit: Some(PAGE), ..ListParams::default() };
         params.label_selector.clone_from(&self.labels);
         params.field_selector.clone_from(&self.fields);
         let version = loop {
-            let request =
-                if K::metadata_api() { self.collection.list_metadata(&params) } else { self.collection.list(&params) };
+            let request = if K::metadata_api() { collection.list_metadata(&params) } else { collection.list(&params) };
             // Parsed here, as kube logs a body that it cannot parse.
             let text = self.client.request_text(request.map_err(kube::Error::BuildRequest)?).await?;
             let page: Page<K> = serde_json::from_str(&text).map_err(kube::Error::SerdeError)?;
@@ -179,11 +194,11 @@ where
                 break page.metadata.resource_version;
             }
         };
-        for change in self.cache.replace(items, &version) {
+        for change in self.cache.replace(part, items, &version) {
             report(change);
         }
         // Last, as in `accept`.
-        self.cache.heard(&version);
+        self.cache.heard(part, &version);
         Ok(version)
     }
 
@@ -196,10 +211,11 @@ where
             timeout: Some(240 + u32::try_from(random() % 51).unwrap_or(0)),
             ..WatchParams::default()
         };
+        let collection = &self.collections[position.part];
         let request = if K::metadata_api() {
-            self.collection.watch_metadata(&params, &from)
+            collection.watch_metadata(&params, &from)
         } else {
-            self.collection.watch(&params, &from)
+            collection.watch(&params, &from)
         };
         let request = match request {
             Ok(request) => request,
@@ -209,7 +225,7 @@ where
             Ok(events) => events,
             Err(error) => return error.into(),
         };
-        self.cache.connected();
+        self.cache.connected(position.part);
         position.connected = Some(Instant::now());
         let mut events = pin!(events);
         loop {
@@ -250,7 +266,7 @@ where
             report(change);
         }
         // Last, so that what the callback keeps is never behind what the cache claims to have shown.
-        self.cache.heard(&version);
+        self.cache.heard(position.part, &version);
         Ok(())
     }
 

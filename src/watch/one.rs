@@ -47,7 +47,7 @@ where
     /// What it is now.
     pub fn look(&self) -> Sight<K> {
         // In this order: what arrives in between makes the version too old, never too new.
-        let shown = self.cache.shown();
+        let shown = self.cache.shown(&self.key.namespace);
         match self.cache.get(&self.key) {
             Some(object) => Sight::Present(object),
             None if self.cache.synced() && self.cache.unreadable().is_empty() => Sight::Absent(shown),

@@ -36,6 +36,8 @@ impl Timing {
 /// Where the watch stands.
 #[derive(Default)]
 pub(super) struct Position {
+    /// Which part of the cache it fills.
+    pub(super) part: usize,
     /// The version to resume at; without it a list comes first.
     pub(super) resume: Option<String>,
     /// Failures in a row.

@@ -92,7 +92,7 @@ where
         let text = match change {
             Change::Applied(object) => format!("applied {}", told(&object)),
             Change::Deleted(object) => format!("deleted {}", told(&object)),
-            Change::Synced => "synced".to_owned(),
+            Change::Synced(part) => format!("synced{part}"),
         };
         sender.send(text).unwrap();
     };
@@ -226,7 +226,7 @@ async fn old_news_is_ignored() {
 
 #[test]
 fn a_deletion_older_than_the_object_is_ignored() {
-    let cache = Cache::<ConfigMap>::default();
+    let cache = Cache::<ConfigMap>::of(vec![Part::default()]);
     let item = |version| serde_json::from_value::<Item<ConfigMap>>(object("a", version)).unwrap();
     assert!(cache.apply(item(9)).is_some());
     assert!(cache.apply(item(8)).is_none() && cache.apply(item(9)).is_none());
@@ -279,7 +279,7 @@ async fn one_object_that_cannot_be_read_stops_no_other() {
 
 #[test]
 fn the_cache_names_what_it_cannot_read() {
-    let cache = Cache::<ConfigMap>::default();
+    let cache = Cache::<ConfigMap>::of(vec![Part::default()]);
     let item = |value| serde_json::from_value::<Item<ConfigMap>>(value).unwrap();
     let mut bad = object("a", 9);
     bad["data"] = json!(5);
@@ -288,7 +288,7 @@ fn the_cache_names_what_it_cannot_read() {
     assert_eq!((cache.get(&key("a")).is_none(), cache.unreadable().contains(&key("a"))), (true, true));
     assert!(matches!(cache.apply(item(object("a", 10))), Some(Change::Applied(_))));
     assert!(cache.unreadable().is_empty());
-    cache.replace(vec![item(bad)], "1");
+    cache.replace(0, vec![item(bad)], "1");
     assert!(cache.is_empty() && cache.unreadable().contains(&key("a")));
 }
 
@@ -398,4 +398,88 @@ fn pauses_grow_to_the_cap_with_jitter() {
             assert!(pause >= full / 2 && pause <= full, "{failures}: {pause}");
         }
     }
+}
+
+fn in_namespace(namespace: &str, name: &str, version: u64) -> Item<ConfigMap> {
+    let mut value = object(name, version);
+    value["metadata"]["namespace"] = json!(namespace);
+    serde_json::from_value(value).unwrap()
+}
+
+#[test]
+fn a_list_of_one_namespace_says_nothing_about_another() {
+    let cache = Cache::<ConfigMap>::of(Scope::of(["one".to_owned(), "two".to_owned()]).parts());
+    let told = |changes: Vec<Change<ConfigMap>>| {
+        let text = |change: Change<ConfigMap>| match change {
+            Change::Applied(object) => format!("applied {}", object.metadata.namespace.as_deref().unwrap()),
+            Change::Deleted(object) => format!("deleted {}", object.metadata.namespace.as_deref().unwrap()),
+            Change::Synced(part) => format!("synced{part}"),
+        };
+        changes.into_iter().map(text).collect::<Vec<_>>()
+    };
+    assert_eq!(cache.trouble("maps").unwrap(), "maps in namespace one are not listed yet");
+    let first = cache.replace(0, vec![in_namespace("one", "a", 1)], "5");
+    assert_eq!(told(first), ["applied one", "synced in namespace one"]);
+    cache.heard(0, "5");
+    assert!(!cache.synced() && cache.silence().is_none(), "the other is not listed");
+    assert_eq!(cache.trouble("maps").unwrap(), "maps in namespace two are not listed yet");
+    let second = cache.replace(1, vec![in_namespace("two", "a", 2)], "9");
+    assert_eq!(told(second), ["applied two", "synced in namespace two"]);
+    cache.heard(1, "9");
+    assert!(cache.synced() && cache.trouble("maps").is_none());
+    assert_eq!((cache.shown("one"), cache.shown("two"), cache.shown("three")), (5, 9, 0));
+    let again = cache.replace(0, vec![], "3");
+    assert_eq!(told(again), ["deleted one", "synced in namespace one"]);
+    assert_eq!((cache.len(), cache.shown("one"), cache.shown("two")), (1, 3, 9));
+}
+
+#[test]
+fn freshness_is_that_of_the_worst_stream() {
+    let cache = Cache::<ConfigMap>::of(Scope::of(["one".to_owned(), "two".to_owned()]).parts());
+    cache.heard(0, "1");
+    std::thread::sleep(Duration::from_millis(30));
+    cache.heard(1, "1");
+    assert!(cache.silence().unwrap() >= Duration::from_millis(30), "that of the first");
+    cache.broke(1, false);
+    assert!(cache.broken_for().is_some());
+    cache.connected(0);
+    assert!(cache.broken_for().is_some(), "the second is still broken");
+    cache.connected(1);
+    assert!(cache.broken_for().is_none());
+}
+
+#[tokio::test]
+async fn each_namespace_has_its_own_stream_and_a_refused_one_names_its_cure() {
+    let asked = Arc::<Mutex<Vec<String>>>::default();
+    let sink = Arc::clone(&asked);
+    let service = tower::service_fn(move |request: Http<Body>| {
+        let (path, watching) = (request.uri().path().to_owned(), request.uri().to_string().contains("watch=true"));
+        sink.lock().unwrap().push(path.clone());
+        let refusal = json!({"kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403});
+        let page = json!({"metadata": {"resourceVersion": "5"}, "items": []});
+        let (status, body) = match (path.contains("/two/"), watching) {
+            (true, _) => (403, Answer::from(refusal.to_string())),
+            (false, true) => (200, Answer::from_stream(stream::pending::<Result<String, std::io::Error>>())),
+            (false, false) => (200, Answer::from(page.to_string())),
+        };
+        std::future::ready(Ok::<_, std::io::Error>(Response::builder().status(status).body(body).unwrap()))
+    });
+    let scope = Scope::of(["one".to_owned(), "two".to_owned()]);
+    let watch = Watch::<ConfigMap>::within(Client::new(service, "default"), &scope);
+    let (cache, cancel) = (watch.cache(), CancellationToken::new());
+    let task = tokio::spawn(watch.run(|_| (), cancel.clone()));
+    let trouble = "the operator may not list maps in namespace two; apply its RBAC there";
+    for _ in 0..1000 {
+        if cache.shown("one") == 5 && cache.trouble("maps").as_deref() == Some(trouble) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!((cache.shown("one"), cache.trouble("maps").as_deref(), cache.synced()), (5, Some(trouble), false));
+    let mut paths = asked.lock().unwrap().clone();
+    paths.sort();
+    paths.dedup();
+    assert_eq!(paths, ["one", "two"].map(|namespace| format!("/api/v1/namespaces/{namespace}/configmaps")));
+    cancel.cancel();
+    task.await.unwrap();
 }

@@ -12,6 +12,7 @@ mod history;
 mod kill;
 mod leader;
 mod outage;
+mod restore;
 mod rivals;
 mod sound;
 #[path = "../support/mod.rs"]

@@ -9,6 +9,7 @@ mod deletion;
 mod failure;
 mod issue;
 mod keys;
+mod kubernetes;
 mod look;
 mod online;
 mod restart;
@@ -17,6 +18,7 @@ mod ring;
 mod rotate;
 mod secret;
 mod status;
+mod tls;
 
 use std::sync::LazyLock;
 

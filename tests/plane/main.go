@@ -1,8 +1,9 @@
 // Command testplane is a real Kubernetes control plane for tests, in one binary.
 //
 // The first argument chooses a component (etcd, kube-apiserver,
-// kube-controller-manager, kubectl) or the launcher (up), which runs the first
-// three as child processes of this same executable.
+// kube-controller-manager, kubectl), the launcher (up), which runs the first
+// three as child processes of this same executable, or the check of what the
+// operators on all planes of a test run were allowed to do (rbac).
 package main
 
 import (
@@ -20,7 +21,7 @@ import (
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 )
 
-const usage = "usage: testplane up|etcd|kube-apiserver|kube-controller-manager|kubectl [flags]"
+const usage = "usage: testplane up|rbac|etcd|kube-apiserver|kube-controller-manager|kubectl [flags]"
 
 func main() {
 	if len(os.Args) < 2 {
@@ -37,6 +38,8 @@ func run(component string) int {
 	switch component {
 	case "up":
 		return up(os.Args[1:])
+	case "rbac":
+		return rbac(os.Args[1:])
 	case "etcd":
 		etcdmain.Main(os.Args)
 		return 0

@@ -64,6 +64,8 @@ func up(args []string) int {
 		progress("cannot prepare: %v", err)
 		return 1
 	}
+	// Deferred before the end, so it runs after it, when the log is complete.
+	defer harvestRBAC(p.auditLog)()
 	defer p.end()
 	for _, c := range p.components {
 		err := c.start(ctx)

@@ -20,6 +20,7 @@ use virtual_account_operator::notify::channels::Parts;
 use virtual_account_operator::notify::{
     Admission, Channels, Content, Courier, Letter, Medium, Message, Notifier, Open, Outbox, Posted,
 };
+use virtual_account_operator::watch::Scope;
 
 use super::{FAST, OPERATOR, PATIENCE, PLANE, operator};
 
@@ -172,7 +173,7 @@ impl Bench {
         let (scripted, heard, heard_too) = (Arc::clone(&script), Arc::clone(&told), Arc::clone(&told));
         let open: Open =
             Arc::new(move |spec, identity, network, _| Arc::clone(&scripted).open(spec, identity, network).boxed());
-        let (namespaces, watch) = Namespaces::new(client.clone());
+        let (namespaces, watch) = Namespaces::new(client.clone(), &Scope::default());
         let tell_of = move |name: &str| heard_too.lock().unwrap().push(Concern::Namespace(name.to_owned()));
         let (recovered, outbox) = (Arc::<AtomicUsize>::default(), Arc::<OnceLock<Arc<Outbox>>>::default());
         let (counter, waiting) = (Arc::clone(&recovered), Arc::clone(&outbox));
@@ -192,6 +193,7 @@ impl Bench {
             }),
             timing: FAST,
             cluster: "the cluster".into(),
+            scope: Scope::default(),
         });
         let courier = Arc::new(Post(Arc::clone(&channels)));
         let outbox = Arc::clone(outbox.get_or_init(|| Outbox::new(courier, "c".into(), Arc::new(|_| ()))));

@@ -91,14 +91,19 @@ impl Cluster {
     /// Creates many at once: for numbers, not for looks.
     pub(crate) fn create_accounts<'a>(&self, namespace: &str, names: impl IntoIterator<Item = &'a str>, spec: &Value) {
         let uri = format!("{ACCOUNTS}/namespaces/{namespace}/virtualaccounts");
-        let create = |name| {
-            let request = Request::post(&uri).header("content-type", JSON);
-            let request = request.body(account(name, spec.clone()).to_string().into_bytes()).expect("a request");
+        self.create_all(&uri, names.into_iter().map(|name| account(name, spec.clone())));
+    }
+
+    /// Creates all these at once.
+    pub(crate) fn create_all(&self, collection: &str, objects: impl IntoIterator<Item = Value>) {
+        let create = |object: Value| {
+            let request = Request::post(collection).header("content-type", JSON);
+            let request = request.body(object.to_string().into_bytes()).expect("a request");
             self.client.request::<Value>(request)
         };
-        let all = futures::future::join_all(names.into_iter().map(create));
+        let all = futures::future::join_all(objects.into_iter().map(create));
         for answer in self.runtime.block_on(all) {
-            answer.unwrap_or_else(|error| panic!("cannot create an account: {error}"));
+            answer.unwrap_or_else(|error| panic!("cannot create an object in {collection}: {error}"));
         }
     }
 

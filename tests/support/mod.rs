@@ -6,6 +6,7 @@ pub(crate) mod fault;
 pub(crate) mod helm;
 pub(crate) mod link;
 pub(crate) mod operator;
+pub(crate) mod pki;
 pub(crate) mod plane;
 pub(crate) mod rendered;
 pub(crate) mod requests;

@@ -64,6 +64,8 @@ exec 3<&-; wait $pid; code=$?; kill $keeper; exit $code"#;
 pub(crate) struct Options {
     /// Its namespace; default: [`NAMESPACE`].
     pub(crate) namespace: Option<String>,
+    /// Its RBAC, in place of the shipped one for the whole cluster; its ServiceAccount included.
+    pub(crate) rbac: Option<String>,
     /// More flags of `run`.
     pub(crate) flags: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
@@ -285,6 +287,11 @@ impl Operator {
         child.wait_with_output().expect("the command can be waited for")
     }
 
+    /// Where the public listener is.
+    pub(crate) fn public_address(&self) -> &str {
+        &self.public
+    }
+
     /// `GET` on the public listener.
     pub(crate) fn get(&self, path: &str) -> Answer {
         self.get_with(path, "")
@@ -417,12 +424,15 @@ fn spawn(launch: &[String]) -> (Child, Option<ChildStdin>, u32) {
 fn prepare(plane: &Plane, options: &Options) -> Option<Release> {
     let namespace = options.namespace();
     let release = options.release.clone().or_else(|| {
+        if options.rbac.is_some() {
+            return None;
+        }
         let asked = Release::asked(&namespace, &flags(options), &options.variables())?;
         asked.install(plane);
         Some(asked)
     });
     if release.is_none() {
-        install(plane, &namespace);
+        install(plane, &namespace, options.rbac.as_deref());
     }
     let introspection = release.as_ref().map_or("virtual-account-operator".to_owned(), Release::full_name);
     let callers = CALLERS.replace("NAMESPACE", &namespace).replace("RELEASE", &introspection);
@@ -431,10 +441,15 @@ fn prepare(plane: &Plane, options: &Options) -> Option<Release> {
 }
 
 /// The definitions, and of `config/default` what gives the operator its name and its rights.
-fn install(plane: &Plane, namespace: &str) {
+fn install(plane: &Plane, namespace: &str, rbac: Option<&str>) {
     let crd = plane.kubectl(&["get", "crd", "virtualaccounts.virtualaccounts.dev"], None);
     if !crd.status.success() {
         plane.install(&virtual_account_operator::api::yaml().expect("the definitions can be printed"));
+    }
+    if let Some(rbac) = rbac {
+        let own = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}}}\n");
+        plane.kubectl_ok(&["apply", "-f", "-"], Some(&format!("{own}---\n{rbac}")));
+        return;
     }
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/default");
     let shipped = RIGHTS.map(|file| fs::read_to_string(directory.join(file)).expect("config/default is complete"));
