@@ -13,6 +13,9 @@ steps=(
     "start: the release binary is ready within a second"
     "memory: two thousand accounts cost little memory"
     "core: the core tests pass with the release binary"
+    "helm3: the core tests pass with an operator that Helm 3 has installed"
+    "helm4: the core tests pass with an operator that Helm 4 has installed"
+    "kills: the leader is killed twenty times, and nothing is minted twice"
 )
 
 # 40 MB, the bound for the binary.
@@ -57,6 +60,12 @@ core() {
     binary=$(hack/release.sh)
     VAO_TEST_BINARY=$binary cargo test --locked --test operator
 }
+
+helm3() { VAO_TEST_CHART=3 cargo test --locked --test operator; }
+
+helm4() { VAO_TEST_CHART=4 cargo test --locked --test operator; }
+
+kills() { VAO_KILLS=20 one drills leader::the_leader_is_killed_again_and_again; }
 
 # one BINARY TEST: this test alone, with what it prints. To cargo a name that no test has is no failure.
 one() {

@@ -131,6 +131,10 @@ impl Installation {
             let secret = self.cluster.secret(&self.apps, &format!("{name}-token")).expect("the Secret exists");
             assert!(operator.accepts(&token(&secret)), "{name}");
         }
+        // It leads and works: it does so for an account that is new.
+        let fresh = format!("fresh-{}", self.cluster.accounts(&self.apps).len());
+        self.cluster.create_account(&self.apps, &fresh, json!({}));
+        self.cluster.wait_ready(&self.apps, &fresh);
         stays("an account changes", Duration::from_secs(1), || {
             if self.seen() == *before { Ok(()) } else { Err(self.seen().to_string()) }
         });
@@ -138,15 +142,17 @@ impl Installation {
         assert_eq!(self.writes(), writes, "no token minted, none delivered again");
     }
 
-    /// What any ServiceAccount has written to accounts and Secrets, by the audit log.
+    /// What any ServiceAccount of the operator's namespace has written to these accounts and Secrets, by the audit log.
     fn writes(&self) -> Vec<String> {
         let resources = ["virtualaccounts", "secrets"];
+        let of_these = |name: &str| NAMES.contains(&name.strip_suffix("-token").unwrap_or(name));
         // Helm's own records are Secrets too, but Helm is the administrator.
         let ours = |user: &str| user.starts_with("system:serviceaccount:virtual-accounts:");
         let written = self.plane.audit().into_iter().filter(|event| {
             event.stage == "ResponseComplete"
                 && event.is_write()
                 && ours(&event.user)
+                && of_these(&event.name)
                 && resources.contains(&event.resource.as_str())
         });
         written.map(|event| format!("{} {} {} {}", event.timestamp, event.verb, event.resource, event.name)).collect()

@@ -18,7 +18,7 @@ fn what_the_chart_installs_works() {
     assert!(env.contains(&format!("POD_NAMESPACE={NAMESPACE}")), "{env:?}");
     assert_eq!(arguments, ["run", "--log-format=json", "--workers=4"]);
 
-    let operator = Operator::start(&plane, Options { release: Some(release), ..Options::default() });
+    let operator = Operator::start(&plane, Options { release: Some(release.clone()), ..Options::default() });
     let cluster = Cluster::of(&plane);
     let apps = plane.namespace("apps");
     cluster.create_account(&apps, "cart", json!({}));
@@ -34,6 +34,7 @@ fn what_the_chart_installs_works() {
     cluster.wait_successor(&apps, "cart", current(&account).unwrap());
     assert!(!operator.accepts(&token(&secret)));
     follow_the_notes(&plane);
+    hand_over(&plane, operator, &release, &apps);
     let refused = refusals(&plane);
     assert!(refused.is_empty(), "{refused:?}");
 }
@@ -50,13 +51,21 @@ fn both_helms_install_what_is_asked_for_and_no_more() {
         assert_eq!(deployment["metadata"]["name"], format!("{name}-virtual-account-operator"));
         assert_eq!(deployment["spec"]["replicas"], 2);
 
-        release.values =
-            json!({"issuerUrl": ISSUER, "replicas": 3, "settings": {"logFormat": "json", "reissueRate": 7}});
+        let pair = ["--from-literal=tls.crt=a certificate", "--from-literal=tls.key=a key"];
+        plane.kubectl_ok(&[&["create", "secret", "generic", "pair", "-n", &namespace], &pair[..]].concat(), None);
+        let settings = json!({"logFormat": "json", "reissueRate": 7});
+        let tls = json!({"secretName": "pair"});
+        release.values = json!({"issuerUrl": ISSUER, "replicas": 3, "tls": tls, "settings": settings});
         release.install(plane);
         let upgraded = release.deployment(plane);
         assert_eq!(upgraded["metadata"]["uid"], deployment["metadata"]["uid"], "{helm:?}: upgraded in place");
         assert_eq!(upgraded["spec"]["replicas"], 3);
-        assert_eq!(release.container(plane, "pod").1, ["run", "--log-format=json", "--reissue-rate=7"]);
+        let [run, cert, key, format, rate] = &release.container(plane, "pod").1[..] else { panic!("five arguments") };
+        assert_eq!([run, format, rate], ["run", "--log-format=json", "--reissue-rate=7"]);
+        for (argument, flag, content) in [(cert, "--tls-cert=", "a certificate"), (key, "--tls-key=", "a key")] {
+            let file = argument.strip_prefix(flag).unwrap_or_else(|| panic!("{argument} is not {flag}"));
+            assert_eq!(std::fs::read_to_string(file).unwrap(), content);
+        }
 
         release.uninstall(plane);
         let kinds = "deployment,service,serviceaccount,role,rolebinding,poddisruptionbudget,networkpolicy";
@@ -65,6 +74,23 @@ fn both_helms_install_what_is_asked_for_and_no_more() {
         let roles = plane.kubectl_ok(&["get", "clusterroles,clusterrolebindings", "-o", "name"], None);
         assert!(!roles.contains(&format!("/{name}-virtual-account-operator")), "{helm:?}: {roles}");
     }
+}
+
+/// The Deployment's second replica serves the same keys, and goes on when the first one goes.
+fn hand_over(plane: &Plane, mut first: Operator, release: &Release, namespace: &str) {
+    let env = vec![("POD_NAME".to_owned(), "operator-1".to_owned())];
+    let second = Operator::start(plane, Options { release: Some(release.clone()), env, ..Options::default() });
+    assert_eq!(second.jwks(), first.jwks());
+    let lease = |column: &str| {
+        let output = format!("-o=jsonpath={{.spec.{column}}}");
+        plane.kubectl_ok(&["get", "lease", "virtual-account-operator", "-n", NAMESPACE, &output], None)
+    };
+    assert!(lease("holderIdentity").starts_with("operator-0"), "{}", lease("holderIdentity"));
+    assert!(first.terminate().success(), "an orderly end");
+    let cluster = Cluster::of(plane);
+    cluster.create_account(namespace, "second", json!({}));
+    cluster.wait_ready(namespace, "second");
+    assert!(lease("holderIdentity").starts_with("operator-1"), "{}", lease("holderIdentity"));
 }
 
 /// What NOTES.txt tells the reader to do can be done.

@@ -44,6 +44,18 @@ fn what_is_wrong_is_named() {
 }
 
 #[test]
+fn an_older_kubernetes_is_refused() {
+    for helm in Helm::BOTH {
+        let template = ["template", "example", &chart(), "--set", GIVEN, "--kube-version"];
+        let output = helm.offline(&[&template[..], &["1.32.9"]].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(">=1.33"), "{helm:?}: {said}");
+        // As managed clusters write theirs.
+        helm.offline_ok(&[&template[..], &["v1.33.4-eks-1"]].concat());
+    }
+}
+
+#[test]
 fn every_flag_of_run_has_a_value() {
     let command = Cli::command();
     let run = command.find_subcommand("run").unwrap();
@@ -83,6 +95,7 @@ fn switches_lists_and_numbers_become_flags() {
         "--adopt-restored",
         "--allowed-audiences=https://tokens.example.com/issuer,https://api.example.com",
         "--cluster-name=Example, east",
+        "--leader-elect=true",
         "--reissue-rate=10",
         "--tls-cert=/etc/virtual-account-operator/tls/tls.crt",
     ] {

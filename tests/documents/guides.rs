@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{blocks, pages, read, rows};
 use crate::support::cluster::{Cluster, token};
+use crate::support::helm::{Helm, chart};
 use crate::support::operator::{NAMESPACE, Operator, Options};
 use crate::support::plane::Plane;
 
@@ -92,6 +93,51 @@ fn the_commands_of_the_guides_run() {
         }
     }
     assert!(run >= 10, "only {run} blocks of commands were found");
+}
+
+#[test]
+fn the_values_of_the_guide_are_the_charts() {
+    let block = blocks("docs/install.md", "yaml").into_iter().find(|block| block.contains("issuerUrl:")).unwrap();
+    let folder = folder("values");
+    let values = folder.join("values.yaml");
+    fs::write(&values, &block).unwrap();
+    for helm in Helm::BOTH {
+        let values = values.display().to_string();
+        let rendered = helm.offline_ok(&["template", "virtual-account-operator", &chart(), "--values", &values]);
+        for part in ["registry.example.com/virtual-account-operator@sha256:0000", "--cluster-name=production-eu"] {
+            assert!(rendered.contains(part), "{helm:?} renders no {part}");
+        }
+    }
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn the_overlay_of_the_guide_sets_issuer_and_image() {
+    let block = blocks("docs/install.md", "yaml").into_iter().find(|block| block.contains("kind: Kustomization"));
+    let folder = folder("overlay");
+    // kustomize reads nothing above the folder that it is given, links included.
+    let mut copy = Command::new("cp");
+    copy.arg("-r").args(["config", "crds"]).arg(&folder).current_dir(env!("CARGO_MANIFEST_DIR"));
+    assert!(copy.status().unwrap().success());
+    let overlay = folder.join("config/production");
+    fs::create_dir(&overlay).unwrap();
+    fs::write(overlay.join("kustomization.yaml"), block.unwrap()).unwrap();
+    let built = Plane::shared().kubectl_ok(&["kustomize", &overlay.display().to_string()], None);
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&built).unwrap();
+    let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    let image = container["image"].as_str().unwrap();
+    assert!(image.starts_with("registry.example.com/virtual-account-operator@sha256:0000"), "{image}");
+    let variables = container["env"].as_array().unwrap();
+    let issuers: Vec<_> = variables.iter().filter(|variable| variable["name"] == "VAO_ISSUER_URL").collect();
+    assert!(issuers.len() == 1 && issuers[0]["value"] == "https://va.example.com", "{issuers:?}");
+    fs::remove_dir_all(folder).unwrap();
+}
+
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("guide-{name}-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    folder
 }
 
 #[test]

@@ -68,7 +68,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if kindIs "slice" $value }}
 - {{ printf "%s=%s" $flag (join "," $value) | quote }}
 {{- else if and (kindIs "bool" $value) (ne $name "leaderElect") }}
-{{- /* A switch: there is no way to say no but to leave it out. */}}
+{{- /* A switch, off unless it is there. leaderElect is on unless it is false. */}}
 {{- if $value }}
 - {{ $flag }}
 {{- end }}
