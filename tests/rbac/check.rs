@@ -49,7 +49,8 @@ fn harvest(name: &str, uses: &[Value]) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("harvest-{name}"));
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir).unwrap();
-    fs::write(dir.join("1.jsonl"), uses.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    let lines: Vec<String> = uses.iter().map(Value::to_string).collect();
+    fs::write(dir.join("1.jsonl"), lines.join("\n")).unwrap();
     dir
 }
 
