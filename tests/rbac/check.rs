@@ -83,8 +83,12 @@ fn a_right_that_nothing_needs_is_named_unless_its_comment_says_why() {
         assert!(check(&dir, &[], ROLES).0, "some tests alone cannot tell");
     }
     let widget = json!({"group": "example.com", "resource": "widgets", "verb": "delete", "where": "other"});
-    let (passes, text) = check(&harvest("excuse", &[good(), vec![widget]].concat()), &["-complete"], ROLES);
+    let dir = harvest("excuse", &[good(), vec![widget]].concat());
+    let (passes, text) = check(&dir, &["-complete"], ROLES);
     assert!(!passes && text.contains("says that no test needs delete widgets.example.com, but one does"), "{text}");
+    let sometimes = ROLES.replace("Not seen", "Not always seen");
+    assert!(check(&dir, &["-complete"], &sometimes).0, "seen this time");
+    assert!(check(&harvest("sometimes", &good()), &["-complete"], &sometimes).0, "and not this time");
 }
 
 #[test]
