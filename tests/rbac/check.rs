@@ -49,7 +49,8 @@ fn harvest(name: &str, uses: &[Value]) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("harvest-{name}"));
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir).unwrap();
-    fs::write(dir.join("1.jsonl"), uses.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    let lines: Vec<String> = uses.iter().map(Value::to_string).collect();
+    fs::write(dir.join("1.jsonl"), lines.join("\n")).unwrap();
     dir
 }
 
@@ -82,8 +83,12 @@ fn a_right_that_nothing_needs_is_named_unless_its_comment_says_why() {
         assert!(check(&dir, &[], ROLES).0, "some tests alone cannot tell");
     }
     let widget = json!({"group": "example.com", "resource": "widgets", "verb": "delete", "where": "other"});
-    let (passes, text) = check(&harvest("excuse", &[good(), vec![widget]].concat()), &["-complete"], ROLES);
+    let dir = harvest("excuse", &[good(), vec![widget]].concat());
+    let (passes, text) = check(&dir, &["-complete"], ROLES);
     assert!(!passes && text.contains("says that no test needs delete widgets.example.com, but one does"), "{text}");
+    let sometimes = ROLES.replace("Not seen", "Not always seen");
+    assert!(check(&dir, &["-complete"], &sometimes).0, "seen this time");
+    assert!(check(&harvest("sometimes", &good()), &["-complete"], &sometimes).0, "and not this time");
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn contents_of_other_secrets_are_never_read() {
     let content = "x".repeat(BYTES);
     let secret = |number: usize| {
         // Half of them claim to be an account's.
-        let labels = if number % 2 == 0 { json!({"virtualaccounts.dev/account": "ghost"}) } else { json!({}) };
+        let labels = if number.is_multiple_of(2) { json!({"virtualaccounts.dev/account": "ghost"}) } else { json!({}) };
         json!({"metadata": {"name": format!("secret-{number}"), "labels": labels}, "stringData": {"big": content}})
     };
     let all: Vec<usize> = (0..FOREIGN).collect();
