@@ -18,6 +18,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use x509_cert::certificate::{CertificateInner, Raw};
 use x509_cert::der::Decode;
 use zeroize::Zeroizing;
 
@@ -219,7 +220,7 @@ fn chain(file: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsErr
 }
 
 fn end(file: &Path, chain: &[CertificateDer<'_>]) -> Result<Instant, TlsError> {
-    let leaf = chain.first().and_then(|first| x509_cert::Certificate::from_der(first).ok());
+    let leaf = chain.first().and_then(|first| CertificateInner::<Raw>::from_der(first).ok());
     let leaf = leaf.ok_or_else(|| content(CERT, file, "begins with something that is no X.509 certificate"))?;
     let end = leaf.tbs_certificate().validity().not_after.to_unix_duration();
     Ok(Instant::from_unix(i64::try_from(end.as_secs()).unwrap_or(i64::MAX)))

@@ -57,6 +57,19 @@ fn a_pair_is_read_with_its_end_and_whatever_stands_around_it() {
 }
 
 #[test]
+fn what_rustls_can_serve_is_served_however_odd() {
+    let dir = Dir::new();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2090, 1, 2);
+    // RFC 5280 allows 20 bytes.
+    params.serial_number = Some(vec![0x7f; 21].into());
+    let cert = params.self_signed(&key).unwrap().pem();
+    let certificate = Certificate::load(dir.write((&cert, &key.serialize_pem()))).unwrap();
+    assert_eq!(certificate.expires_at(), year(2090));
+}
+
+#[test]
 fn each_mistake_names_flag_file_and_cure_and_shows_no_content() {
     let ((cert, key), (_, other)) = (pair(2090), pair(2090));
     let half = &cert[..cert.len() / 2];
