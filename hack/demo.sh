@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source hack/env.sh
 
-readonly namespace=virtual-accounts # the operator's, as config/rbac has it
+readonly namespace=virtual-accounts # the operator's
 readonly account=payments-api secret=payments-api-credentials loader=warehouse-loader
 readonly grace=12 # seconds: long enough to look at both tokens on a slow machine
 readonly rotate=virtualaccounts.dev/rotate
@@ -25,7 +25,7 @@ main() {
     unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
     step "A real API server"
     start_plane
-    step "The operator, as its own service account"
+    step "The operator, installed by Helm"
     install
     start_operator
     step "Three accounts"
@@ -110,6 +110,7 @@ build() {
     tests/plane/build.sh >"$work/plane.path" 2>"$work/plane.build" & jobs+=($!)
     cargo build --locked 2>"$work/operator.build" & jobs+=($!)
     hack/python-env.sh >"$work/python.path" 2>"$work/python.build" & jobs+=($!)
+    hack/helm.sh >"$work/helm.path" 2>"$work/helm.build" & jobs+=($!)
     follow & follower_pid=$!
     for job in "${jobs[@]}"; do
         wait "$job" || { kill "${jobs[@]}" 2>/dev/null || true; fail "the build" <<<"$(tail -n 30 "$work"/*.build)"; }
@@ -119,6 +120,7 @@ build() {
     # A copy: another build may replace the original meanwhile.
     cp "$CARGO_TARGET_DIR/debug/virtual-account-operator" "$work/operator"
     plane=$(<"$work/plane.path")
+    helm=$(<"$work/helm.path")/helm4
     python=$(<"$work/python.path")/bin/python bao=$(<"$work/python.path")/bin/bao
     echo "Built in $((SECONDS - started)) s."
 }
@@ -156,18 +158,32 @@ start_plane() {
 }
 
 install() {
-    kubectl apply -k config/crd | indent
-    kubectl apply -k config/rbac | indent
+    # The issuer's URL names the port, so the port must be known before.
+    issuer=http://127.0.0.1:$(free_port)
+    # Short times, to be looked at. OpenBao and the mail server run on this machine, hence local endpoints.
+    tee "$work/values.yaml" <<YAML | indent
+issuerUrl: $issuer
+settings:
+  logFormat: json
+  minimumRotationInterval: 5s
+  maxClockSkew: 5s
+  allowLocalEndpoints: true
+  clusterName: demo
+YAML
+    local words=(install virtual-account-operator charts/virtual-account-operator --create-namespace --namespace "$namespace")
+    say "\$ helm ${words[*]} --values values.yaml"
+    # Nothing from or for the Helm of whoever looks on.
+    HOME=$work KUBECACHEDIR=$work/helm-cache "$helm" "${words[@]}" --values "$work/values.yaml" --hide-notes | indent
     kubectl wait --for=condition=Established --timeout=30s crd/virtualaccounts.virtualaccounts.dev >/dev/null
     # The garbage collector looks for new kinds when it starts.
     echo "restart kube-controller-manager" >&9
     kubectl create serviceaccount demo-caller -n "$namespace" | indent
-    kubectl create clusterrolebinding demo-caller --clusterrole virtual-accounts-introspection \
+    kubectl create clusterrolebinding demo-caller --clusterrole virtual-account-operator-introspection \
         --serviceaccount "$namespace:demo-caller" | indent
     kubectl create token demo-caller -n "$namespace" >"$work/caller.token"
 }
 
-# The operator gets nothing but its service account's token and the shipped roles.
+# The operator gets nothing but its service account's token and the chart's roles.
 operator_kubeconfig() {
     local token
     token=$(kubectl create token virtual-account-operator -n "$namespace" --duration 24h)
@@ -182,18 +198,21 @@ YAML
 }
 
 start_operator() {
-    # The issuer's URL names the port, so the port must be known before.
-    issuer=http://127.0.0.1:$(free_port)
     (umask 077 && operator_kubeconfig >"$work/operator.kubeconfig")
-    local arguments=(
-        run --issuer-url "$issuer" --namespace "$namespace"
-        --public-address "${issuer#http://}" --ops-address 127.0.0.1:0
-        --minimum-rotation-interval 5s --max-clock-skew 5s
-        --allow-local-endpoints # OpenBao and the mail server run on this machine
-        --cluster-name demo
-    )
-    say "\$ virtual-account-operator ${arguments[*]}"
-    KUBECONFIG=$work/operator.kubeconfig "$work/operator" --log-format json "${arguments[@]}" </dev/null 9>&- >"$log" 2>&1 &
+    # There are no nodes: this script is the kubelet. It reads the Deployment back and starts what that says.
+    local words=() environment=() word
+    mapfile -d '' words < <(kubectl get deployment virtual-account-operator -n "$namespace" -o json |
+        "$python" hack/container.py virtual-account-operator-demo)
+    for word in "${words[@]}"; do
+        [[ $word ]] || break
+        environment+=("$word")
+    done
+    local arguments=("${words[@]:${#environment[@]}+1}")
+    say "There are no nodes here, so this script starts what the Deployment says, but for the addresses:"
+    say "\$ ${environment[*]} virtual-account-operator ${arguments[*]}"
+    env -i "${environment[@]}" KUBECONFIG="$work/operator.kubeconfig" \
+        VAO_PUBLIC_ADDRESS="${issuer#http://}" VAO_OPS_ADDRESS=127.0.0.1:0 \
+        "$work/operator" "${arguments[@]}" </dev/null 9>&- >"$log" 2>&1 &
     operator_pid=$!
     wait_until 60 "the operator is ready" ready
     say "discovery, keys and online checks: $issuer"

@@ -10,13 +10,16 @@ say() { printf '==> %s (%d s)\n' "$1" "$SECONDS" >&2; }
 say "building the tests, the control plane and the Python environment"
 hack/debian.sh
 hack/promtool.sh >/dev/null
-hack/python-env.sh >/dev/null &
+{ hack/python-env.sh && hack/schemas.sh; } >/dev/null &
 python=$!
+hack/helm.sh >/dev/null &
+helm=$!
 tests/plane/build.sh >/dev/null &
 plane=$!
-trap 'kill "$python" "$plane" 2>/dev/null || true' EXIT
+trap 'kill "$python" "$helm" "$plane" 2>/dev/null || true' EXIT
 cargo test --locked --no-run
 wait "$python"
+wait "$helm"
 wait "$plane"
 trap - EXIT
 

@@ -14,6 +14,7 @@ use kube::config::KubeconfigError;
 use kube::{Client, Config};
 
 use crate::clock::ServerClock;
+use crate::leader::Leadership;
 
 /// Called with the verb (`create`, `update`, `patch`, `delete`) and the resource (`secrets`, `virtualaccounts/status`)
 /// of every write before it is sent.
@@ -62,6 +63,20 @@ pub fn observed(inner: Client, clock: ServerClock, on_write: OnWrite) -> Client 
             on_write(verb, &resource);
         }
         send(inner, clock, request)
+    });
+    Client::new(service, namespace)
+}
+
+/// Wraps a client: refuses every write while this replica does not lead. Its reads and watches go on.
+pub fn fenced(inner: Client, leadership: Leadership) -> Client {
+    let namespace = inner.default_namespace().to_owned();
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let inner = inner.clone();
+        let held = if write(request.method(), request.uri().path()).is_some() { leadership.check() } else { Ok(()) };
+        async move {
+            held.map_err(|error| kube::Error::Service(Box::new(error)))?;
+            inner.send(request).await
+        }
     });
     Client::new(service, namespace)
 }
@@ -198,6 +213,19 @@ mod tests {
         assert!(writes.lock().unwrap().is_empty(), "a read is no write");
         secrets.create(&PostParams::default(), &Secret::default()).await.unwrap();
         assert_eq!(*writes.lock().unwrap(), ["create secrets"]);
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_does_not_lead_reads_and_does_not_write() {
+        let (client, _, writes) = answering(200, r#"{"metadata":{"name":"s"}}"#);
+        let leadership = Leadership::always();
+        let secrets: Api<Secret> = Api::namespaced(fenced(client, leadership.clone()), "default");
+        secrets.create(&PostParams::default(), &Secret::default()).await.unwrap();
+        leadership.end();
+        let error = secrets.create(&PostParams::default(), &Secret::default()).await.unwrap_err();
+        assert_eq!(describe(&error), "this replica does not hold the Lease");
+        secrets.get("s").await.unwrap();
+        assert_eq!(*writes.lock().unwrap(), ["create secrets"], "the second was not sent");
     }
 
     #[tokio::test]

@@ -4,8 +4,9 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::api::Seconds;
 use crate::store::UNMARKED;
@@ -143,6 +144,12 @@ pub struct RunArgs {
     /// What this cluster is called in notices, for people. [default: the cluster id]
     #[arg(long, env = "VAO_CLUSTER_NAME", value_name = "NAME", value_parser = cluster_name)]
     cluster_name: Option<String>,
+    /// Replicas elect the one that writes, by a Lease in the operator's namespace. false: only where there is never another.
+    #[arg(long, env = "VAO_LEADER_ELECT", value_name = "true|false", default_value_t = true, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    leader_elect: bool,
+    /// How long other replicas wait for a leader that is silent before one of them takes over.
+    #[arg(long, env = "VAO_LEADER_ELECT_LEASE_DURATION", value_name = "DURATION", default_value = "15s", value_parser = duration)]
+    leader_elect_lease_duration: Seconds,
     /// Where discovery, keys and online checks are served.
     #[arg(long, env = "VAO_PUBLIC_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
     public_address: SocketAddr,
@@ -194,6 +201,8 @@ pub struct Settings {
     pub cluster_id: Option<String>,
     /// What this cluster is called in notices; `None`: as its id.
     pub cluster_name: Option<String>,
+    /// How long a silent leader's Lease is good; `None`: there is no election.
+    pub lease_duration: Option<Duration>,
     /// Where the public listener binds.
     pub public_address: SocketAddr,
     /// Where the ops listener binds.
@@ -225,6 +234,9 @@ pub enum SettingsError {
     /// No call could succeed.
     #[error("--store-timeout must be at least 1s")]
     StoreTimeout,
+    /// A leader could not renew it in time on a slow machine, and nobody would have to lead for longer.
+    #[error("--leader-elect-lease-duration {0} must be from 3s to 10m; 15s is usual")]
+    LeaseDuration(Seconds),
     /// Every pass would look at every store.
     #[error("--store-check-interval {0} must be at least 1m; raise it")]
     StoreCheckInterval(Seconds),
@@ -257,6 +269,10 @@ impl RunArgs {
         if self.store_check_interval < Seconds::minutes(1) {
             return Err(SettingsError::StoreCheckInterval(self.store_check_interval));
         }
+        let lease = self.leader_elect_lease_duration;
+        if !(Seconds(3)..=Seconds::minutes(10)).contains(&lease) {
+            return Err(SettingsError::LeaseDuration(lease));
+        }
         Ok(Settings {
             issuer_url: self.issuer_url,
             default_audience,
@@ -278,6 +294,7 @@ impl RunArgs {
             allow_local_endpoints: self.allow_local_endpoints,
             cluster_id: self.cluster_id,
             cluster_name: self.cluster_name,
+            lease_duration: self.leader_elect.then(|| lease.as_duration()),
             public_address: self.public_address,
             ops_address: self.ops_address,
         })
@@ -404,6 +421,7 @@ mod tests {
                 allow_local_endpoints: false,
                 cluster_id: None,
                 cluster_name: None,
+                lease_duration: Some(Duration::from_secs(15)),
                 public_address: "0.0.0.0:8080".parse().unwrap(),
                 ops_address: "0.0.0.0:9090".parse().unwrap(),
             }
@@ -423,8 +441,10 @@ mod tests {
             "--cluster-name= Großes Cluster, eu-1 ",
             "--store-concurrency=2",
             "--allow-local-endpoints",
+            "--leader-elect=false",
         ])
         .unwrap();
+        assert_eq!(settings.lease_duration, None);
         assert_eq!((settings.cluster_id.as_deref(), settings.store_concurrency), (Some("eu-1_a"), 2));
         assert_eq!(settings.cluster_name.as_deref(), Some("Großes Cluster, eu-1"));
         assert!(settings.allow_local_endpoints && !settings.allow_ambient_credentials);

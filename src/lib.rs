@@ -14,6 +14,7 @@ pub mod events;
 pub mod fingerprint;
 pub mod http;
 pub mod integration;
+pub mod leader;
 pub mod lock;
 pub mod metrics;
 pub mod notify;

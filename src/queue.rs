@@ -5,6 +5,7 @@
 //! a suspended machine or a corrected clock.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ops::Deref;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -57,8 +58,8 @@ impl Queue {
         }
     }
 
-    /// The next account, which is running until [`Queue::done`]; `None` once the queue is closed.
-    pub async fn next(&self) -> Option<AccountId> {
+    /// The next account, which is running until its [`Turn`] is dropped; `None` once the queue is closed.
+    pub async fn next(&self) -> Option<Turn<'_>> {
         loop {
             {
                 let mut state = self.lock();
@@ -71,17 +72,10 @@ impl Queue {
                     if !state.ready.is_empty() {
                         self.ready.notify_one();
                     }
-                    return Some(key);
+                    return Some(Turn { queue: self, key });
                 }
             }
             self.ready.notified().await;
-        }
-    }
-
-    /// Ends the pass over this account. If it was added meanwhile it is ready again.
-    pub fn done(&self, key: &AccountId) {
-        if self.lock().done(key) {
-            self.ready.notify_one();
         }
     }
 
@@ -112,6 +106,30 @@ impl Queue {
 }
 
 /// The state machine behind the lock: no clock, no waiting.
+/// An account that is running. Also a pass that is dropped halfway ends by this, so that no account is left running for ever.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    queue: &'a Queue,
+    key: AccountId,
+}
+
+impl Deref for Turn<'_> {
+    type Target = AccountId;
+
+    fn deref(&self) -> &AccountId {
+        &self.key
+    }
+}
+
+impl Drop for Turn<'_> {
+    // If it was added meanwhile it is ready again.
+    fn drop(&mut self) {
+        if self.queue.lock().done(&self.key) {
+            self.queue.ready.notify_one();
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     slots: HashMap<AccountId, Slot>,
@@ -312,9 +330,8 @@ mod tests {
         let queue = Arc::new(Queue::new());
         let worker = |queue: Arc<Queue>| async move {
             let mut seen = 0;
-            while let Some(key) = queue.next().await {
+            while queue.next().await.is_some() {
                 seen += 1;
-                queue.done(&key);
             }
             seen
         };
@@ -335,7 +352,18 @@ mod tests {
             seen += worker.await.unwrap();
         }
         assert_eq!(seen, 100);
-        assert_eq!(queue.next().await, None);
+        assert!(queue.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_is_dropped_halfway_leaves_the_key_free() {
+        let queue = Queue::new();
+        queue.add(key("a"));
+        let turn = queue.next().await.unwrap();
+        queue.add(key("a"));
+        assert!(queue.is_empty(), "it runs");
+        drop(turn);
+        assert_eq!(*queue.next().await.unwrap(), key("a"));
     }
 
     #[tokio::test]
@@ -348,7 +376,7 @@ mod tests {
             queue.add(key("b"));
         };
         let ((first, second), ()) = tokio::join!(both, add);
-        let both: BTreeSet<_> = [first, second].into_iter().flatten().collect();
+        let both: BTreeSet<_> = [&first, &second].into_iter().flatten().map(|turn| (**turn).clone()).collect();
         assert_eq!(both, [key("a"), key("b")].into());
     }
 }

@@ -17,7 +17,6 @@ mod post_office;
 mod receiver;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::process::Output;
 
@@ -396,9 +395,7 @@ impl Run<'_> {
     fn callers(&mut self) {
         let token = self.token("cart");
         let stranger = self.operator.stranger().to_owned();
-        let own = self.plane.dir().join(format!("{NAMESPACE}.virtual-account-operator.kubeconfig"));
-        let kubeconfig: Value = serde_json::from_slice(&fs::read(own).expect("the kubeconfig")).expect("it is JSON");
-        let operator = kubeconfig["users"][0]["user"]["token"].as_str().expect("a token").to_owned();
+        let operator = self.operator.token().to_owned();
         let allowed = self.operator.caller().to_owned();
         for caller in [&stranger, &operator, &allowed] {
             self.known.token("a Kubernetes token", caller);

@@ -20,6 +20,7 @@ use virtual_account_operator::api::{
 use virtual_account_operator::events;
 use virtual_account_operator::integration::cluster_identity::{ClusterIdentity, cluster_id};
 use virtual_account_operator::integration::{Concern, ErrorKind, Identity, Namespaces, Network, ProviderError, Timing};
+use virtual_account_operator::leader::Leadership;
 use virtual_account_operator::metrics::Metrics;
 use virtual_account_operator::store::registry::Parts;
 use virtual_account_operator::store::{Admission, Ambient, Held, Open, Registry, STORE_DOWN, Store, Users, Value};
@@ -191,6 +192,7 @@ impl Bench {
             ambient: Ambient { namespace: "virtual-accounts".into(), everywhere: false },
             keys: AccountId::new("virtual-accounts", "virtual-account-operator-keys"),
             events,
+            leadership: Leadership::always(),
             metrics: Arc::clone(&metrics),
             tell: Arc::new(move |concern| heard.lock().unwrap().push(concern)),
             timing: FAST,

@@ -28,6 +28,7 @@ use crate::backoff;
 use crate::clock::{self, ServerClock};
 use crate::events::{Events, Notice, Severity};
 use crate::integration::{Namespaces, ProviderError};
+use crate::leader::Leadership;
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::notify::{self, Channels, Outbox, Posted};
@@ -46,8 +47,10 @@ const READY_POLL: Duration = Duration::from_millis(100);
 
 /// What the controller is made of.
 pub struct Parts {
-    /// The client; its own retries off.
+    /// The client; its own retries off, its writes held back while this replica does not lead.
     pub client: Client,
+    /// When passes are made.
+    pub leadership: Leadership,
     /// The settings that passes depend on.
     pub limits: Arc<Limits>,
     /// The API server's clock.
@@ -79,6 +82,7 @@ pub struct Parts {
 /// Runs passes.
 pub struct Controller {
     kubernetes: Kubernetes,
+    leadership: Leadership,
     limits: Arc<Limits>,
     server_clock: ServerClock,
     keys: Receiver<RingState>,
@@ -102,6 +106,7 @@ impl Controller {
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
             kubernetes: Kubernetes::new(parts.client, parts.workers),
+            leadership: parts.leadership,
             limits: parts.limits,
             server_clock: parts.server_clock,
             keys: parts.keys,
@@ -119,21 +124,18 @@ impl Controller {
         })
     }
 
-    /// Watches and works until `stop`; passes in hand are finished.
+    /// Watches until `stop`, and works in each term of this replica; passes in hand are finished, unless the term ends.
     pub async fn run(self: Arc<Self>, watches: Watches, stop: CancellationToken) {
         let tasks = TaskTracker::new();
         let (on_account, on_secret) = (Arc::clone(&self), Arc::clone(&self));
         tasks.spawn(watches.accounts.run(move |change| on_account.account_changed(&change), stop.clone()));
         tasks.spawn(watches.secrets.run(move |change| on_secret.secret_changed(&change), stop.clone()));
-        let (timer, keys, ready) = (Arc::clone(&self), Arc::clone(&self), Arc::clone(&self));
-        let (stop_timer, stop_keys, stop_ready) = (stop.clone(), stop.clone(), stop.clone());
+        let (timer, keys, leader) = (Arc::clone(&self), Arc::clone(&self), Arc::clone(&self));
+        let (stop_timer, stop_keys, stop_leader) = (stop.clone(), stop.clone(), stop.clone());
         tasks.spawn(async move { timer.queue.keep_time(stop_timer).await });
         tasks.spawn(async move { keys.follow_keys(stop_keys).await });
         tasks.spawn(async move {
-            if stop_ready.run_until_cancelled(ready.until_ready()).await.is_some() {
-                info!(accounts = ready.seen.accounts.len(), "watches and key ring are in: working");
-                futures::future::join_all((0..PASSES).map(|_| ready.work())).await;
-            }
+            leader.leadership.lead(&stop_leader, || leader.term(&stop_leader)).await;
         });
         stop.cancelled().await;
         self.queue.close();
@@ -141,9 +143,19 @@ impl Controller {
         tasks.wait().await;
     }
 
-    /// Accounts that wait for a worker.
+    /// Accounts that wait for a worker; none while another replica leads.
     pub fn waiting(&self) -> usize {
-        self.queue.len()
+        if self.leadership.holds() { self.queue.len() } else { 0 }
+    }
+
+    // The leader before may have left anything unfinished, so every account is looked at; one that is settled costs no
+    // request.
+    async fn term(&self, stop: &CancellationToken) {
+        if stop.run_until_cancelled(self.until_ready()).await.is_some() {
+            info!(accounts = self.seen.accounts.len(), "watches and key ring are in: working");
+            self.seen.accounts.keys().into_iter().for_each(|id| self.queue.add(id));
+            futures::future::join_all((0..PASSES).map(|_| self.work())).await;
+        }
     }
 
     /// Accounts whose last pass ended in an error that was nobody's fault.
@@ -235,7 +247,6 @@ impl Controller {
                 Ok(Err(error)) => self.failed(&id, error.reason(), &error.to_string()),
                 Err(_) => self.failed(&id, "Panic", "the pass panicked; this is a defect"),
             }
-            self.queue.done(&id);
         }
     }
 
@@ -411,6 +422,9 @@ impl Cluster for Controller {
     }
 
     fn post(&self, id: &AccountId, letters: Vec<Posted>) {
+        if !self.leadership.holds() {
+            return;
+        }
         self.outbox.post(id, letters);
         // It may have gone since the pass began, and nobody would come back to it.
         if self.seen.accounts.get(id).is_none() {

@@ -1,6 +1,7 @@
 //! What went wrong at a provider, and what that means for the next attempt.
 
 use crate::api::Seconds;
+use crate::leader::NotLeading;
 
 /// Why a call to a provider did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +32,13 @@ pub enum ErrorKind {
     Invalid,
     /// Something else is there than was read: read again.
     Conflict,
+}
+
+/// Of no provider: what was to be written is the leader's to write now.
+impl From<NotLeading> for ProviderError {
+    fn from(error: NotLeading) -> Self {
+        Self::new(ErrorKind::Conflict, "NotLeading", error.to_string())
+    }
 }
 
 impl ProviderError {

@@ -32,16 +32,15 @@ where
         let wake = match AssertUnwindSafe(look(id.clone())).catch_unwind().await {
             Ok(Ok(wake)) => wake,
             Ok(Err(error)) => {
-                debug!(kind, object = %id, error = describe(&error), "an object's status or finalizer was not written");
+                debug!(kind, object = %*id, error = describe(&error), "an object's status or finalizer was not written");
                 Some(clock::now() + RETRY)
             }
             Err(_) => {
-                warn!(kind, object = %id, "looking at an object panicked; this is a defect");
+                warn!(kind, object = %*id, "looking at an object panicked; this is a defect");
                 Some(clock::now() + Seconds::minutes(1))
             }
         };
         queue.wake_at(id.clone(), wake);
-        queue.done(&id);
     }
 }
 

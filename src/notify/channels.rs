@@ -17,6 +17,7 @@ use crate::integration::{
     ClusterIdentity, Concern, ErrorKind, NOT_ALLOWED, Namespaces, Network, News, ProviderError, Refusal, Tell, Tenancy,
     Timing, Written, identity, key,
 };
+use crate::leader::Leadership;
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
@@ -38,6 +39,8 @@ pub type Recovered = Arc<dyn Fn(&ObjectId) + Send + Sync>;
 pub struct Parts {
     /// The client; its own retries off.
     pub client: Client,
+    /// When objects are checked and their statuses written.
+    pub leadership: Leadership,
     /// The namespaces.
     pub namespaces: Arc<Namespaces>,
     /// How a channel is opened: [`super::open::media`].
@@ -175,6 +178,7 @@ impl Channels {
         slot: &Slot,
         message: &Message,
     ) -> Result<(), ProviderError> {
+        self.parts.leadership.check()?;
         let answer = slot.send(message).await;
         if !says_nothing(&answer, message) {
             let news = slot.health().sent(&answer, &self.parts.timing, clock::now());

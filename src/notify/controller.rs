@@ -24,7 +24,8 @@ const WORKERS: usize = 16;
 const READY_POLL: Duration = Duration::from_millis(100);
 
 impl Channels {
-    /// Watches channels and keeps their statuses, until `stop`; a write in hand is finished.
+    /// Watches channels until `stop`, and keeps their statuses in each term of this replica; a write in hand is finished,
+    /// unless the term ends.
     pub async fn run(self: Arc<Self>, tasks: Tasks, stop: CancellationToken) {
         let tracker = TaskTracker::new();
         let (on_channel, timer, working) = (Arc::clone(&self), Arc::clone(&self), Arc::clone(&self));
@@ -34,16 +35,22 @@ impl Channels {
         });
         tracker.spawn(async move { timer.queue.keep_time(stop_timer).await });
         tracker.spawn(async move {
-            if stop_working.run_until_cancelled(working.until_synced()).await.is_some() {
-                let look = async |id: AccountId| working.look(&id, &stop_working).await;
-                let work = (0..WORKERS).map(|_| keep(&working.queue, "NotificationChannel", look));
-                futures::future::join_all(work).await;
-            }
+            working.parts.leadership.lead(&stop_working, || working.term(&stop_working)).await;
         });
         stop.cancelled().await;
         self.queue.close();
         tracker.close();
         tracker.wait().await;
+    }
+
+    // What the leader before did not come to is found by looking at all.
+    async fn term(&self, stop: &CancellationToken) {
+        if stop.run_until_cancelled(self.until_synced()).await.is_some() {
+            self.seen.keys().into_iter().for_each(|id| self.queue.add(id));
+            let look = async |id: AccountId| self.look(&id, stop).await;
+            let work = (0..WORKERS).map(|_| keep(&self.queue, "NotificationChannel", look));
+            futures::future::join_all(work).await;
+        }
     }
 
     async fn until_synced(&self) {

@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::FutureExt;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::Notify;
 use tokio::time::Instant as Monotonic;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::{Letter, Medium, Message};
@@ -76,7 +76,7 @@ pub trait Courier: Send + Sync + 'static {
 }
 
 /// What is in hand when the outbox stops has so long.
-const LAST: Duration = Duration::from_secs(15);
+const LAST: Duration = Duration::from_secs(4);
 
 /// Called when an account has a new report; must not block.
 type Tell = Arc<dyn Fn(AccountId) + Send + Sync>;
@@ -133,23 +133,24 @@ impl Outbox {
     }
 
     /// Sends until stopped; what is in hand then is finished and its report kept, if that does not take long. What is cut off
-    /// may have gone out, and is repeated with the same id.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let sending = TaskTracker::new();
+    /// may have gone out, and is repeated with the same id. Dropped, as at the end of a term, it forgets everything: whoever
+    /// leads then is told anew what is still to be sent.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut lost = Forget(Some(self));
+        let mut sending = FuturesUnordered::new();
         while !stop.is_cancelled() {
             let (batches, due) = self.take();
-            for batch in batches {
-                sending.spawn(Arc::clone(&self).send(batch, stop.clone()));
-            }
+            sending.extend(batches.into_iter().map(|batch| self.send(batch, stop.clone())));
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = self.news.notified() => {}
+                Some(()) = sending.next() => {}
                 () = until(due) => {}
             }
         }
-        sending.close();
         // Who takes over waits for this process.
-        let _ = tokio::time::timeout(LAST, sending.wait()).await;
+        let _ = tokio::time::timeout(LAST, sending.for_each(|()| std::future::ready(()))).await;
+        lost.0 = None;
     }
 
     /// All messages that may start now, and when to look again if nothing happens.
@@ -159,7 +160,7 @@ impl Outbox {
         (std::iter::from_fn(|| desk.start(now)).collect(), desk.due())
     }
 
-    async fn send(self: Arc<Self>, mut batch: Batch, stop: CancellationToken) {
+    async fn send(&self, mut batch: Batch, stop: CancellationToken) {
         if stop.is_cancelled() {
             self.desk().put_back(batch);
             return;
@@ -192,6 +193,17 @@ impl Outbox {
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
         lock(&self.desk)
+    }
+}
+
+/// Empties the outbox.
+struct Forget<'a>(Option<&'a Outbox>);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        if let Some(outbox) = self.0 {
+            *outbox.desk() = Desk::default();
+        }
     }
 }
 

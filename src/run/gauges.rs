@@ -10,6 +10,7 @@ use crate::account::controller::Controller;
 use crate::api::Seconds;
 use crate::clock::{self, ServerClock};
 use crate::http::ops::Readiness;
+use crate::leader::Leadership;
 use crate::metrics::Metrics;
 use crate::token::RingState;
 
@@ -19,6 +20,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// What they are read from.
 pub(super) struct Gauges {
     pub(super) metrics: Arc<Metrics>,
+    pub(super) leadership: Leadership,
     pub(super) keys: Receiver<RingState>,
     pub(super) rotation: Seconds,
     pub(super) controller: Arc<Controller>,
@@ -38,7 +40,7 @@ impl Gauges {
 
     fn set(&self) {
         let metrics = &self.metrics;
-        metrics.leader(true);
+        metrics.leader(self.leadership.holds());
         metrics.queue_depth(self.controller.waiting());
         metrics.accounts_failing(self.controller.failing());
         metrics.replica_ready((self.ready)().is_ok());

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kube::Client;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use super::{Stage, Stages};
 use crate::account::seen::Seen;
 use crate::api::{AccountId, ObjectId};
 use crate::config::Settings;
 use crate::events::Events;
 use crate::integration::{Concern, Namespaces, Network, ProviderError, TIMING, Tell};
+use crate::leader::Leadership;
 use crate::metrics::Metrics;
 use crate::notify::channels::Recovered;
 use crate::notify::{self, Channels, Courier, Message, Outbox};
@@ -27,12 +27,12 @@ const CHANNEL_TIMEOUT: Duration = Duration::from_secs(15);
 pub(super) struct Parts<'a> {
     pub(super) settings: &'a Settings,
     pub(super) client: &'a Client,
+    pub(super) leadership: &'a Leadership,
     pub(super) seen: &'a Arc<Seen>,
     pub(super) queue: &'a Arc<Queue>,
     pub(super) events: &'a Events,
     pub(super) metrics: &'a Arc<Metrics>,
     pub(super) cluster_id: &'a str,
-    pub(super) stop: &'a CancellationToken,
 }
 
 /// What accounts are integrated with, at work.
@@ -44,8 +44,8 @@ pub(super) struct Integrations {
 }
 
 impl Integrations {
-    pub(super) fn start(parts: &Parts<'_>, tasks: &TaskTracker) -> Self {
-        let stop = parts.stop;
+    pub(super) fn start(parts: &Parts<'_>, stages: &Stages) -> Self {
+        let Stage { tasks, stop } = &stages.working;
         let (namespaces, watch) = Namespaces::new(parts.client.clone());
         // The outbox sends by the channels, and hears from them.
         let outbox: Arc<OnceLock<Arc<Outbox>>> = Arc::default();
@@ -69,7 +69,9 @@ impl Integrations {
         let told = Arc::new(move |account: AccountId| queue.add(account));
         let post = Post(Arc::clone(&channels));
         let outbox = Arc::clone(outbox.get_or_init(|| Outbox::new(Arc::new(post), cluster(parts), told)));
-        tasks.spawn(Arc::clone(&outbox).run(stop.clone()));
+        let Stage { tasks, stop } = &stages.sending;
+        let (sender, leadership, stop) = (Arc::clone(&outbox), parts.leadership.clone(), stop.clone());
+        tasks.spawn(async move { leadership.lead(&stop, || sender.run(stop.clone())).await });
         Self { namespaces, stores, channels, outbox }
     }
 
@@ -107,6 +109,7 @@ fn stores(parts: &Parts<'_>, namespaces: &Arc<Namespaces>, tell: &Tell) -> (Arc<
     let settings = parts.settings;
     Registry::new(store::registry::Parts {
         client: parts.client.clone(),
+        leadership: parts.leadership.clone(),
         namespaces: Arc::clone(namespaces),
         open: store::open::providers(),
         network: Network {
@@ -133,6 +136,7 @@ fn channels(
     let settings = parts.settings;
     Channels::new(notify::channels::Parts {
         client: parts.client.clone(),
+        leadership: parts.leadership.clone(),
         namespaces: Arc::clone(namespaces),
         open: notify::open::media(),
         network: Network { allow_local: settings.allow_local_endpoints, allow_http: false, timeout: CHANNEL_TIMEOUT },

@@ -34,47 +34,73 @@ use crate::http::access::{Callers, KubeReviews};
 use crate::http::check::{Accounts, Check, ReadError};
 use crate::http::{Bound, discovery, introspect, ops};
 use crate::integration;
+use crate::leader::{self, Elector, Leadership};
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::token::{Keeper, RingNotice, RingSettings, RingState, SECRET_NAME, Tell};
+use crate::watch::SILENT;
 
 /// A key is in the JWKS this long before it signs: verifiers cache up to 10 minutes.
 const KEY_LEAD: Seconds = Seconds::minutes(15);
+// A replica that does not see a new key within half of its lead must get no traffic: after the lead it signs.
+const _: () = assert!(SILENT.as_secs() < KEY_LEAD.0.unsigned_abs() / 2);
 /// So many reads for online checks at once; their rate is limited as well.
 const CHECKS: usize = 16;
+/// How long what is in hand may go on after a shutdown began. The next leader waits for it.
+const FINISH: Duration = Duration::from_secs(5);
+
+/// What runs, in the order in which it is told to stop: what is sent is recorded by those that work, and the Lease is given
+/// up when nobody writes any more.
+#[derive(Default)]
+struct Stages {
+    sending: Stage,
+    working: Stage,
+    standing: Stage,
+    serving: Stage,
+}
+
+#[derive(Default)]
+struct Stage {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
 
 /// Runs the operator until SIGTERM or SIGINT.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
-    let stop = CancellationToken::new();
-    let tasks = TaskTracker::new();
+    let stages = Stages::default();
+    let Stage { tasks, stop } = &stages.working;
     let metrics = Arc::new(Metrics::new(clock::now()));
     let server_clock = ServerClock::new();
     let counted = Arc::clone(&metrics);
     let on_write: client::OnWrite = Arc::new(move |verb, resource| counted.wrote(verb, resource));
-    let client = client::connect(server_clock.clone(), on_write).await.context("cannot connect to the API server")?;
+    let asking = client::connect(server_clock.clone(), on_write).await.context("cannot connect to the API server")?;
     let public = Bound::bind("public", settings.public_address).await?;
     let operations = Bound::bind("ops", settings.ops_address).await?;
+    let cluster_id = cluster_id(&settings, &asking).await?;
+    let leadership = stand(&settings, &server_clock, &stages.standing).await?;
+    let client = client::fenced(asking.clone(), leadership.clone());
 
     let (events, poster) = events::channel(client.clone(), instance());
     tasks.spawn(poster.run(stop.clone()));
     let (seen, watches) = Seen::new(&client);
-    let (keeper, keys) = keeper(&settings, &client, &seen, &events);
+    let (keeper, keys) = keeper(&settings, (client.clone(), leadership.clone()), &seen, &events);
+    let ring_trouble = keeper.freshness();
     tasks.spawn(keeper.run(stop.clone()));
     let queue = Arc::new(Queue::new());
-    let cluster_id = cluster_id(&settings, &client).await?;
     let parts = integrations::Parts {
         settings: &settings,
         client: &client,
+        leadership: &leadership,
         seen: &seen,
         queue: &queue,
         events: &events,
         metrics: &metrics,
         cluster_id: &cluster_id,
-        stop: &stop,
     };
-    let integrations = Arc::new(Integrations::start(&parts, &tasks));
+    let integrations = Arc::new(Integrations::start(&parts, &stages));
     let controller = Controller::new(Parts {
         client: client.clone(),
+        leadership: leadership.clone(),
         limits: limits(&settings, cluster_id),
         server_clock: server_clock.clone(),
         keys: keys.clone(),
@@ -90,9 +116,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         outbox: Arc::clone(&integrations.outbox),
     });
     tasks.spawn(Arc::clone(&controller).run(watches, stop.clone()));
-    let ready = readiness(&seen, &integrations, &keys);
+    let ready = readiness(&seen, &integrations, &keys, ring_trouble);
     let gauges = Gauges {
         metrics: Arc::clone(&metrics),
+        leadership: leadership.clone(),
         keys: keys.clone(),
         rotation: settings.signing_key_rotation,
         controller,
@@ -101,14 +128,50 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         max_skew: settings.max_clock_skew,
     };
     tasks.spawn(gauges.run(stop.clone()));
+    let Stage { tasks, stop } = &stages.serving;
     tasks.spawn(operations.serve(ops::routes(ready, Arc::clone(&metrics)), stop.clone()));
-    tasks.spawn(public.serve(routes(&settings, &client, &server_clock, &seen, &keys, &metrics), stop.clone()));
+    tasks.spawn(public.serve(routes(&settings, &asking, &server_clock, &seen, &keys, &metrics), stop.clone()));
 
-    until_told(&stop).await?;
-    tasks.close();
-    tasks.wait().await;
+    until_told().await?;
+    stages.end(&leadership).await;
     info!("stopped");
     Ok(())
+}
+
+impl Stages {
+    async fn end(self, leadership: &Leadership) {
+        info!("stopping: passes in hand are finished");
+        self.sending.finish().await;
+        self.working.finish().await;
+        // What is not finished by now is cut off, as a crash would; only then may another replica lead.
+        leadership.end();
+        for stage in [self.working, self.standing, self.serving] {
+            stage.stop.cancel();
+            stage.tasks.close();
+            stage.tasks.wait().await;
+        }
+    }
+}
+
+impl Stage {
+    /// Tells it to stop, and gives it some time for what is in hand.
+    async fn finish(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        let _ = tokio::time::timeout(FINISH, self.tasks.wait()).await;
+    }
+}
+
+/// Stands for election; what that allows. Without election everything is allowed.
+async fn stand(settings: &Settings, server_clock: &ServerClock, stage: &Stage) -> anyhow::Result<Leadership> {
+    let Some(duration) = settings.lease_duration else { return Ok(Leadership::always()) };
+    let uncounted: client::OnWrite = Arc::new(|_, _| {});
+    let client = client::connect(server_clock.clone(), uncounted).await.context("cannot connect to the API server")?;
+    let pod = std::env::var("POD_NAME").ok().filter(|pod| !pod.is_empty());
+    let candidate = leader::Settings { namespace: settings.namespace.clone(), pod, host: instance(), duration };
+    let (elector, leadership) = Elector::new(client, &candidate);
+    stage.tasks.spawn(elector.run(stage.stop.clone()));
+    Ok(leadership)
 }
 
 /// The settings that passes depend on.
@@ -138,11 +201,16 @@ async fn cluster_id(settings: &Settings, client: &Client) -> anyhow::Result<Stri
     id.context("cannot read namespace kube-system, whose uid is the cluster's id; set --cluster-id")
 }
 
-fn keeper(settings: &Settings, client: &Client, seen: &Arc<Seen>, events: &Events) -> (Keeper, Receiver<RingState>) {
+fn keeper(
+    settings: &Settings,
+    writer: (Client, Leadership),
+    seen: &Arc<Seen>,
+    events: &Events,
+) -> (Keeper, Receiver<RingState>) {
     let ring =
         RingSettings { rotation: settings.signing_key_rotation, algorithm: settings.signing_algorithm, lead: KEY_LEAD };
     let tell = tell(events.clone(), settings.namespace.clone());
-    Keeper::new(client.clone(), &settings.namespace, ring, Arc::clone(seen) as _, clock::now, tell)
+    Keeper::new(writer, &settings.namespace, ring, Arc::clone(seen) as _, clock::now, tell)
 }
 
 fn tell(events: Events, namespace: String) -> Tell {
@@ -164,9 +232,15 @@ fn tell(events: Events, namespace: String) -> Tell {
     })
 }
 
-fn readiness(seen: &Arc<Seen>, integrations: &Arc<Integrations>, keys: &Receiver<RingState>) -> ops::Readiness {
+fn readiness(
+    seen: &Arc<Seen>,
+    integrations: &Arc<Integrations>,
+    keys: &Receiver<RingState>,
+    ring_trouble: impl Fn() -> Option<String> + Send + Sync + 'static,
+) -> ops::Readiness {
     let (seen, integrations, keys) = (Arc::clone(seen), Arc::clone(integrations), keys.clone());
-    Arc::new(move || match (seen.trouble().or_else(|| integrations.trouble()), &*keys.borrow()) {
+    let trouble = move || seen.trouble().or_else(|| integrations.trouble()).or_else(&ring_trouble);
+    Arc::new(move || match (trouble(), &*keys.borrow()) {
         (Some(trouble), _) => Err(trouble),
         (None, RingState { ring: None, trouble: None }) => Err("the key ring is not loaded yet".into()),
         (None, RingState { ring: None, trouble: Some(trouble) }) => Err(trouble.to_string()),
@@ -228,14 +302,12 @@ pub async fn read(kubernetes: &Kubernetes, id: &AccountId) -> Result<Option<Virt
     })
 }
 
-async fn until_told(stop: &CancellationToken) -> anyhow::Result<()> {
+async fn until_told() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
-    info!("stopping: passes in hand are finished");
-    stop.cancel();
     Ok(())
 }
 

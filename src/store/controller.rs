@@ -32,7 +32,8 @@ const LAG: Duration = Duration::from_secs(5);
 const READY_POLL: Duration = Duration::from_millis(100);
 
 impl Registry {
-    /// Watches stores and keeps the stores' statuses, until `stop`; a write in hand is finished.
+    /// Watches stores until `stop`, and keeps the stores' statuses in each term of this replica; a write in hand is finished,
+    /// unless the term ends.
     pub async fn run(self: Arc<Self>, tasks: Tasks, users: Users, stop: CancellationToken) {
         let tracker = TaskTracker::new();
         let (on_store, timer) = (Arc::clone(&self), Arc::clone(&self));
@@ -42,15 +43,22 @@ impl Registry {
         tracker.spawn(async move { timer.queue.keep_time(stop_timer).await });
         let (working, stop_working) = (Arc::clone(&self), stop.clone());
         tracker.spawn(async move {
-            if stop_working.run_until_cancelled(working.until_synced()).await.is_some() {
-                let look = async |id: AccountId| working.look(&id, &users, &stop_working).await;
-                futures::future::join_all((0..WORKERS).map(|_| keep(&working.queue, "TokenStore", &look))).await;
-            }
+            working.parts.leadership.lead(&stop_working, || working.term(&users, &stop_working)).await;
         });
         stop.cancelled().await;
         self.queue.close();
         tracker.close();
         tracker.wait().await;
+    }
+
+    // What the leader before did not come to is found by looking at all.
+    async fn term(&self, users: &Users, stop: &CancellationToken) {
+        if stop.run_until_cancelled(self.until_synced()).await.is_some() {
+            self.stores.keys().into_iter().for_each(|id| self.queue.add(id));
+            self.count_down();
+            let look = async |id: AccountId| self.look(&id, users, stop).await;
+            futures::future::join_all((0..WORKERS).map(|_| keep(&self.queue, "TokenStore", &look))).await;
+        }
     }
 
     async fn until_synced(&self) {

@@ -17,6 +17,7 @@ use crate::api::{AccountId, ObjectId, Seconds, TokenStore};
 use crate::clock;
 use crate::events::Events;
 use crate::integration::{ClusterIdentity, Concern, Namespaces, News, Refusal, Tell, Timing, Written, identity, key};
+use crate::leader::Leadership;
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
@@ -26,6 +27,8 @@ use crate::watch::{Cache, Change, Watch};
 pub struct Parts {
     /// The client; its own retries off.
     pub client: Client,
+    /// When objects are checked and their statuses written.
+    pub leadership: Leadership,
     /// The namespaces.
     pub namespaces: Arc<Namespaces>,
     /// How a store is opened: [`super::open::providers`].
@@ -132,7 +135,11 @@ impl Registry {
         let (slot, name) = self.at(store, path)?;
         self.hold(store, &slot).await?;
         let name = name.as_str();
-        self.call(&slot, "write", |store| async move { store.write(name, value, over).await }).await
+        self.call(&slot, "write", |store| async move {
+            self.parts.leadership.check()?;
+            store.write(name, value, over).await
+        })
+        .await
     }
 
     /// See [`Store::retire`].
@@ -145,14 +152,22 @@ impl Registry {
     ) -> Result<(), ProviderError> {
         let (slot, name) = self.at(store, path)?;
         let name = name.as_str();
-        self.call(&slot, "retire", |store| async move { store.retire(name, held, keep).await }).await
+        self.call(&slot, "retire", |store| async move {
+            self.parts.leadership.check()?;
+            store.retire(name, held, keep).await
+        })
+        .await
     }
 
     /// See [`Store::delete`].
     pub async fn delete(&self, store: &ObjectId, path: &str, held: &Held) -> Result<(), ProviderError> {
         let (slot, name) = self.at(store, path)?;
         let name = name.as_str();
-        self.call(&slot, "delete", |store| async move { store.delete(name, held).await }).await
+        self.call(&slot, "delete", |store| async move {
+            self.parts.leadership.check()?;
+            store.delete(name, held).await
+        })
+        .await
     }
 
     fn admitted(&self, namespace: &str, store: &ObjectId, path: &str) -> Result<Admission, Refusal> {

@@ -147,20 +147,21 @@ impl Found {
     }
 }
 
-/// The ledgers' answers of one moment.
+/// The ledgers' answers of one moment, and whether this replica may write.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
+    pub(super) leads: bool,
     pub(super) synced: bool,
     pub(super) may_create: bool,
     pub(super) in_use: InUse,
 }
 
 impl Facts {
-    pub(super) fn of(ledgers: &dyn Ledgers) -> Self {
+    pub(super) fn of(ledgers: &dyn Ledgers, leads: bool) -> Self {
         let synced = ledgers.synced();
         let may_create = synced && !ledgers.any_entry() && !ledgers.any_labelled_secret();
         let keep_all = !synced || ledgers.labelled_secret_with_empty_ledger();
-        Self { synced, may_create, in_use: InUse { kids: ledgers.kids_in_use(), keep_all } }
+        Self { leads, synced, may_create, in_use: InUse { kids: ledgers.kids_in_use(), keep_all } }
     }
 }
 
@@ -175,7 +176,8 @@ pub(super) struct Decision {
     pub(super) notices: Vec<RingNotice>,
 }
 
-/// What to do now. A new or changed ring is served only after its write was accepted.
+/// What to do now. A new or changed ring is served only after its write was accepted. A replica that does not lead serves
+/// what is stored, makes no keys and leaves all else to the leader.
 pub(super) fn decide(
     seen: &Seen,
     memory: Option<&Ring>,
@@ -186,6 +188,7 @@ pub(super) fn decide(
     let keep = |trouble| Decision { serve: memory.cloned(), trouble, ..Decision::default() };
     let found = match (seen, memory) {
         (Seen::Unknown, _) => return Ok(keep(None)),
+        (Seen::Absent, Some(_)) if !facts.leads => return Ok(keep(None)),
         (Seen::Absent, Some(ring)) => {
             let notices = vec![put_back()];
             return Ok(Decision { write: Some(ring.clone()), notices, ..keep(None) });
@@ -211,13 +214,16 @@ pub(super) fn decide(
         Some(Err(RingError::Empty)) => return Ok(keep(Some(RingTrouble::Emptied))),
         Some(Err(error)) => return Ok(keep(Some(RingTrouble::Unreadable(error.clone())))),
     };
+    let stored = matches!(found.map(|found| &found.ring), Some(Ok(_)));
+    let serve = if stored { Some(ring.clone()) } else { memory.cloned() };
+    if !facts.leads {
+        return Ok(Decision { serve, ..Decision::default() });
+    }
     let advance = ring.advance(now, settings, &facts.in_use, &requests, fresh)?;
     notices.extend(advance.events.into_iter().map(RingNotice::from));
     if annotation.is_some() && requests.is_empty() {
         notices.push(unreadable_request());
     }
-    let stored = matches!(found.map(|found| &found.ring), Some(Ok(_)));
-    let serve = if stored { Some(ring.clone()) } else { memory.cloned() };
     let must_write = !stored || annotation.is_some() || advance.ring.is_some();
     let write = must_write.then(|| advance.ring.unwrap_or(ring));
     Ok(Decision { serve, trouble: None, write, notices })
@@ -268,7 +274,7 @@ mod tests {
 
     fn facts() -> Facts {
         // keep_all, so that the fixture's RS256 standby is not replaced.
-        Facts { synced: true, may_create: false, in_use: InUse { kids: BTreeSet::new(), keep_all: true } }
+        Facts { leads: true, synced: true, may_create: false, in_use: InUse { kids: BTreeSet::new(), keep_all: true } }
     }
 
     fn present(data: BTreeMap<String, ByteString>, requests: Option<&str>) -> Seen {
@@ -293,6 +299,25 @@ mod tests {
 
     fn same(one: Option<&Ring>, other: Option<&Ring>) -> bool {
         one.map(Ring::data) == other.map(Ring::data)
+    }
+
+    #[test]
+    fn a_replica_that_does_not_lead_serves_what_is_stored_and_writes_nothing() {
+        let ring = settled();
+        let follows = Facts { leads: false, may_create: true, ..facts() };
+        let mut fresh = |_: Algorithm| -> Result<KeyMaterial, KeyError> { panic!("it makes no keys") };
+        let mut look = |seen: &Seen, memory: Option<&Ring>| {
+            decide(seen, memory, &follows, (at(400 * 86_400), &SETTINGS), &mut fresh).unwrap()
+        };
+        let rotate = r#"[{"id":"1","action":"rotate"}]"#;
+        for seen in [present(ring.data(), None), present(ring.data(), Some(rotate))] {
+            let decision = look(&seen, None);
+            assert!(same(decision.serve.as_ref(), Some(&ring)) && decision.write.is_none());
+            assert!(decision.notices.is_empty() && decision.trouble.is_none());
+        }
+        let deleted = look(&Seen::Absent, Some(&ring));
+        assert!(same(deleted.serve.as_ref(), Some(&ring)) && deleted.write.is_none(), "the leader puts it back");
+        assert!(look(&Seen::Absent, None).write.is_none(), "the leader makes the first");
     }
 
     #[test]

@@ -1,17 +1,12 @@
 //! The I/O around the key ring: watches its one Secret, asks `custody` every second what is to be done, writes with the
 //! version that was seen, and publishes the ring. It keeps the ring in memory through every outage.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
-use kube::runtime::utils::Backoff;
-use kube::runtime::watcher::{self, DefaultBackoff, Event};
-use kube::runtime::{WatchStreamExt as _, watcher as watch_secret};
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::{Instant as Tick, MissedTickBehavior, interval, timeout};
@@ -20,25 +15,35 @@ use tokio_util::sync::CancellationToken;
 use super::custody::{Facts, Found, Seen, decide};
 use super::{KeyMaterial, Ledgers, Ring, RingNotice, RingSettings, RingState, RingTrouble, SECRET_NAME};
 use crate::api::Instant;
+use crate::leader::Leadership;
+use crate::watch::{One, Sight, Watch, version, version_of};
 
 /// No request waits longer for its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest wait after a failure: an API server that comes back is found within seconds.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
+/// A watch may lag behind our own writes for so long; then the Secret is read. (Versions fall when etcd is restored.)
+const LAG: Duration = Duration::from_secs(5);
+
 /// Who is told what happened to the ring.
 pub type Tell = Arc<dyn Fn(RingNotice) + Send + Sync>;
 
-/// Owns the ring's Secret. One keeper writes at a time; two do no harm, because each write names the version it saw.
+/// Owns the ring's Secret. The leader's keeper writes, those of the others only serve; two writers do no harm, because each
+/// write names the version it saw.
 pub struct Keeper {
     api: Api<Secret>,
+    watched: Arc<One<Secret>>,
+    watch: Option<Watch<Secret>>,
+    leadership: Leadership,
     settings: RingSettings,
     ledgers: Arc<dyn Ledgers>,
     clock: fn() -> Instant,
     tell: Tell,
     state: watch::Sender<RingState>,
     seen: Seen,
-    listed: bool,
+    /// Since when the watch has shown an older Secret than the one that is known.
+    lags: Option<Tick>,
     memory: Option<Ring>,
     /// The last notices that came without a write, so that a lasting state is told once.
     told: Vec<RingNotice>,
@@ -63,7 +68,7 @@ impl Keeper {
     /// A keeper of the ring in this namespace, and where its state can be read. The client's own retries are to be off:
     /// a write is repeated only after a new decision.
     pub fn new(
-        client: Client,
+        (client, leadership): (Client, Leadership),
         namespace: &str,
         settings: RingSettings,
         ledgers: Arc<dyn Ledgers>,
@@ -71,15 +76,19 @@ impl Keeper {
         tell: Tell,
     ) -> (Self, watch::Receiver<RingState>) {
         let (state, receiver) = watch::channel(RingState::default());
+        let (watched, watch) = One::new(client.clone(), namespace, SECRET_NAME);
         let keeper = Self {
             api: Api::namespaced(client, namespace),
+            watched,
+            watch: Some(watch),
+            leadership,
             settings,
             ledgers,
             clock,
             tell,
             state,
             seen: Seen::Unknown,
-            listed: false,
+            lags: None,
             memory: None,
             told: Vec::new(),
             failures: 0,
@@ -88,62 +97,65 @@ impl Keeper {
         (keeper, receiver)
     }
 
+    /// Why what is served may be out of date, if so.
+    pub fn freshness(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
+        let watched = Arc::clone(&self.watched);
+        move || watched.trouble("the key ring")
+    }
+
     /// Keeps the ring until `stop`; a write in hand is finished.
     pub async fn run(mut self, stop: CancellationToken) {
-        let config = watcher::Config::default().fields(&format!("metadata.name={SECRET_NAME}"));
-        let mut events = pin!(watch_secret(self.api.clone(), config).backoff(Capped::default()));
+        let watching = self.watch.take().map(|watch| tokio::spawn(Arc::clone(&self.watched).run(watch, stop.clone())));
         // Wall-clock instants are compared every second: a timer alone sleeps through a suspended machine.
         let mut seconds = interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let watched = Arc::clone(&self.watched);
         loop {
             tokio::select! {
-                () = stop.cancelled() => return,
-                Some(event) = events.next() => self.note(event),
+                () = stop.cancelled() => break,
+                () = watched.changed() => {}
                 _ = seconds.tick() => {}
             }
+            self.look();
             if self.wait_until.is_none_or(|until| Tick::now() >= until) {
                 let passed = self.pass().await;
                 self.count(passed);
             }
         }
+        if let Some(watching) = watching {
+            let _ = watching.await;
+        }
     }
 
-    fn note(&mut self, event: Result<Event<Secret>, watcher::Error>) {
-        match event {
-            Ok(Event::Init) => self.listed = false,
-            Ok(Event::Apply(secret)) => self.see(secret),
-            Ok(Event::InitApply(secret)) => {
-                self.listed = true;
-                self.see(secret);
+    /// Takes what the watch has seen, unless it lags behind our own writes.
+    fn look(&mut self) {
+        let known = match &self.seen {
+            Seen::Present(found) => found.metadata.resource_version.as_deref().map_or(0, version),
+            Seen::Unknown | Seen::Absent => 0,
+        };
+        let shown = match self.watched.look() {
+            Sight::Present(secret) if version_of(secret.as_ref()) > known => {
+                self.seen = Seen::Present(Box::new(Found::new(secret.as_ref().clone())));
+                known
             }
-            // A deletion that happened while the watch was down is seen only as an absence from the list. The list may
-            // lag; then the create that follows meets a conflict, and the Secret is read.
-            Ok(Event::InitDone) if !self.listed => self.seen = Seen::Absent,
-            Ok(Event::Delete(secret)) if self.is_news(&secret.metadata) => self.seen = Seen::Absent,
-            Ok(Event::InitDone | Event::Delete(_)) => {}
-            Err(error) => {
-                tracing::warn!(error = watch_reason(&error), "watching the key ring failed; the known keys are served");
+            Sight::Present(secret) => version_of(secret.as_ref()),
+            Sight::Absent(shown) if shown >= known => {
+                self.seen = Seen::Absent;
+                known
             }
-        }
-    }
-
-    fn see(&mut self, secret: Secret) {
-        if secret.metadata.name.as_deref() == Some(SECRET_NAME) && self.is_news(&secret.metadata) {
-            self.seen = Seen::Present(Box::new(Found::new(secret)));
-        }
-    }
-
-    /// A watch may lag behind our own writes.
-    fn is_news(&self, metadata: &ObjectMeta) -> bool {
-        let Seen::Present(found) = &self.seen else { return true };
-        match (version(metadata), version(&found.metadata)) {
-            (Some(new), Some(old)) => new > old,
-            _ => true,
-        }
+            Sight::Absent(shown) => shown,
+            Sight::Unknown => known,
+        };
+        self.lags = (shown < known).then(|| self.lags.unwrap_or_else(Tick::now));
     }
 
     async fn pass(&mut self) -> Result<(), PassError> {
-        let facts = Facts::of(&*self.ledgers);
+        if self.lags.is_some_and(|since| since.elapsed() > LAG) {
+            self.lags = None;
+            self.read().await?;
+        }
+        let leads = self.leadership.holds();
+        let facts = Facts::of(&*self.ledgers, leads);
         let at = ((self.clock)(), &self.settings);
         let decision = decide(&self.seen, self.memory.as_ref(), &facts, at, &mut KeyMaterial::generate)?;
         self.memory = decision.serve;
@@ -209,7 +221,7 @@ impl Keeper {
         if after != before {
             self.state.send_replace(after);
         }
-        if let Some(trouble) = news {
+        if let Some(trouble) = news.filter(|_| self.leadership.holds()) {
             (self.tell)(RingNotice { warning: true, reason: trouble.reason(), message: trouble.to_string() });
         }
     }
@@ -240,37 +252,5 @@ pub(super) fn reason(error: &kube::Error) -> String {
         kube::Error::Api(status) => format!("{} ({})", status.reason, status.code),
         kube::Error::SerdeError(_) => "unreadable answer".into(),
         other => other.to_string(),
-    }
-}
-
-fn watch_reason(error: &watcher::Error) -> String {
-    match error {
-        watcher::Error::InitialListFailed(error)
-        | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => reason(error),
-        watcher::Error::WatchError(status) => format!("{} ({})", status.reason, status.code),
-        watcher::Error::NoResourceVersion => "no resource version".into(),
-    }
-}
-
-fn version(metadata: &ObjectMeta) -> Option<u64> {
-    metadata.resource_version.as_deref()?.parse().ok()
-}
-
-/// The library's backoff, but never longer than a few seconds.
-#[derive(Default)]
-struct Capped(DefaultBackoff);
-
-impl Iterator for Capped {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        self.0.next().map(|wait| wait.min(LONGEST_WAIT))
-    }
-}
-
-impl Backoff for Capped {
-    fn reset(&mut self) {
-        self.0.reset();
     }
 }

@@ -11,8 +11,8 @@ use crate::api::AccountId;
 
 /// A watch may be known to be broken for this long before it is trouble.
 const BROKEN: Duration = Duration::from_secs(30);
-/// And silent for this long.
-const SILENT: Duration = Duration::from_secs(150);
+/// And silent for this long: the oldest that anything without trouble can be.
+pub const SILENT: Duration = Duration::from_secs(150);
 
 /// What a watch found.
 #[derive(Clone)]

@@ -20,12 +20,14 @@ use crate::client::describe;
 
 mod cache;
 mod item;
+mod one;
 mod position;
 mod prune;
 #[cfg(test)]
 mod tests;
 
-pub use cache::{Cache, Change, version};
+pub use cache::{Cache, Change, SILENT, version};
+pub use one::{One, Sight, version_of};
 pub use prune::{prune_managed_fields, prune_secret};
 
 use item::{Item, Page};

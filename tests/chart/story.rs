@@ -33,6 +33,7 @@ fn what_the_chart_installs_works() {
     cluster.annotate(&apps, "cart", "virtualaccounts.dev/rotate", &json!("now,grace=0s"));
     cluster.wait_successor(&apps, "cart", current(&account).unwrap());
     assert!(!operator.accepts(&token(&secret)));
+    follow_the_notes(&plane);
     let refused = refusals(&plane);
     assert!(refused.is_empty(), "{refused:?}");
 }
@@ -63,6 +64,24 @@ fn both_helms_install_what_is_asked_for_and_no_more() {
         assert_eq!(left, "serviceaccount/default", "{helm:?}");
         let roles = plane.kubectl_ok(&["get", "clusterroles,clusterrolebindings", "-o", "name"], None);
         assert!(!roles.contains(&format!("/{name}-virtual-account-operator")), "{helm:?}: {roles}");
+    }
+}
+
+/// What NOTES.txt tells the reader to do can be done.
+fn follow_the_notes(plane: &Plane) {
+    let notes = Helm::Four.on_ok(plane, &["get", "notes", "virtual-account-operator", "-n", NAMESPACE]);
+    let manifest = notes.split("<<YAML\n").nth(1).and_then(|rest| rest.split("\n     YAML").next());
+    let manifest = manifest.unwrap_or_else(|| panic!("a manifest: {notes}")).replace("\n     ", "\n");
+    plane.kubectl_ok(&["apply", "--validate=strict", "-f", "-"], Some(manifest.trim_start()));
+    Cluster::of(plane).wait_ready("default", "payments-api");
+    for object in [
+        "deployment/virtual-account-operator",
+        "service/virtual-account-operator",
+        "secret/virtual-account-operator-keys",
+    ] {
+        let (kind, name) = object.split_once('/').unwrap();
+        assert!(notes.contains(name), "{notes}");
+        plane.kubectl_ok(&["get", kind, name, "-n", NAMESPACE], None);
     }
 }
 

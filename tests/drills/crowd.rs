@@ -16,8 +16,8 @@ use crate::support::cluster::secret_path;
 use crate::support::operator::ISSUER;
 use crate::world::{APPS, World};
 
-/// The accounts that a crowd creates.
-pub(crate) const ACCOUNTS: usize = 100;
+/// The accounts that a crowd creates, if nobody says otherwise.
+const ACCOUNTS: usize = 100;
 /// At most so many of them are deleted again.
 const DELETIONS: usize = 12;
 
@@ -38,6 +38,7 @@ const LEAST_GAP: Seconds = Seconds::hours(9);
 pub(crate) struct Crowd {
     rng: StdRng,
     alive: Vec<String>,
+    accounts: usize,
     created: usize,
     count: usize,
     audiences: BTreeMap<String, Value>,
@@ -54,12 +55,19 @@ impl Crowd {
         Self {
             rng: StdRng::seed_from_u64(seed),
             alive: Vec::new(),
+            accounts: ACCOUNTS,
             created: 0,
             count: 0,
             audiences: BTreeMap::new(),
             asked: BTreeMap::new(),
             destructive,
         }
+    }
+
+    /// The same, with so many accounts.
+    pub(crate) fn of(mut self, accounts: usize) -> Self {
+        self.accounts = accounts;
+        self
     }
 
     /// Acts for a random time out of a range of milliseconds.
@@ -74,13 +82,13 @@ impl Crowd {
 
     /// Creates the accounts that are still to come.
     pub(crate) fn complete(&mut self, world: &World) {
-        while self.created < ACCOUNTS {
+        while self.created < self.accounts {
             self.create(world);
         }
     }
 
     fn act(&mut self, world: &World) {
-        if self.created < ACCOUNTS && self.rng.random_ratio(1, 3) {
+        if self.created < self.accounts && self.rng.random_ratio(1, 3) {
             return self.create(world);
         }
         let Some(name) = self.alive.choose(&mut self.rng).cloned() else { return };

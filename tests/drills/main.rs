@@ -10,6 +10,7 @@ mod crowd;
 mod downtime;
 mod history;
 mod kill;
+mod leader;
 mod outage;
 mod rivals;
 mod sound;

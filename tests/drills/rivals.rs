@@ -1,4 +1,4 @@
-//! Two operators at once. Nothing elects a leader yet, so safety rests on the ledger alone.
+//! Two operators at once, both without election: safety rests on the ledger alone.
 
 use std::process::Command;
 use std::time::Duration;
@@ -18,8 +18,9 @@ const JUMP: Seconds = Seconds::hours(7);
 #[test]
 fn two_operators_at_once_mint_nothing_twice() {
     let world = World::start();
-    let one = world.operator(&FLAGS);
-    let two = world.operator(&FLAGS);
+    let flags = [FLAGS.as_slice(), &["--leader-elect=false"]].concat();
+    let one = world.operator(&flags);
+    let two = world.operator(&flags);
     let history = History::record(&world.plane);
     // Without deletions of Secrets: a writer that is late may create an older token where a third party deletes.
     let mut crowd = Crowd::new(seed(), false);

@@ -80,7 +80,7 @@ impl World {
     /// The requests of the operator since `mark`, a length of the audit log.
     pub(crate) fn requests_since(&self, mark: usize, operator: &Operator) -> Vec<String> {
         let audit = self.plane.audit();
-        let own = audit.iter().skip(mark).filter(|event| event.user == operator.user());
+        let own = audit.iter().skip(mark).filter(|event| event.user == operator.user() && event.resource != "leases");
         own.map(|event| format!("{} {} {}/{}", event.verb, event.resource, event.subresource, event.name)).collect()
     }
 }

@@ -112,8 +112,8 @@ fn rs256_by_choice_is_as_deterministic() {
 fn two_operators_at_once_mint_once() {
     let home = Home::new();
     // Nobody leads: all safety is in the ledger.
-    let one = Operator::start(&home.plane, Options::default());
-    let two = Operator::start(&home.plane, Options::default());
+    let one = Operator::start(&home.plane, Options::flags(&["--leader-elect=false"]));
+    let two = Operator::start(&home.plane, Options::flags(&["--leader-elect=false"]));
     let names: Vec<_> = (0..20).map(|number| format!("account-{number}")).collect();
     home.cluster.create_accounts(&home.ns, names.iter().map(String::as_str), &rotating());
     for name in &names {

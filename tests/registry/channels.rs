@@ -14,6 +14,7 @@ use virtual_account_operator::api::{
 };
 use virtual_account_operator::events;
 use virtual_account_operator::integration::{Concern, ErrorKind, Identity, Namespaces, Network, ProviderError};
+use virtual_account_operator::leader::Leadership;
 use virtual_account_operator::metrics::Metrics;
 use virtual_account_operator::notify::channels::Parts;
 use virtual_account_operator::notify::{
@@ -182,6 +183,7 @@ impl Bench {
             network: Network { allow_local: false, allow_http: false, timeout },
             keys: AccountId::new(&ns, RING),
             events,
+            leadership: Leadership::always(),
             metrics: Arc::clone(&metrics),
             tell: Arc::new(move |concern| heard.lock().unwrap().push(concern)),
             recovered: Arc::new(move |channel| {
@@ -193,7 +195,8 @@ impl Bench {
         });
         let courier = Arc::new(Post(Arc::clone(&channels)));
         let outbox = Arc::clone(outbox.get_or_init(|| Outbox::new(courier, "c".into(), Arc::new(|_| ()))));
-        tokio::spawn(Arc::clone(&outbox).run(stop.clone()));
+        let (sender, ended) = (Arc::clone(&outbox), stop.clone());
+        tokio::spawn(async move { sender.run(ended).await });
         let turn = Some(turn);
         let bench = Self { turn, ns, channels, script, told, recovered, outbox, metrics, stop: stop.clone() };
         assert!(matches!(bench.admit(&bench.ns), Admission::Unknown { .. }), "nothing is known yet");

@@ -4,6 +4,7 @@ pub(crate) mod bao;
 pub(crate) mod cluster;
 pub(crate) mod fault;
 pub(crate) mod helm;
+pub(crate) mod link;
 pub(crate) mod operator;
 pub(crate) mod plane;
 pub(crate) mod rendered;

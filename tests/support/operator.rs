@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::cluster::wait_for;
+use super::cluster::{decode, wait_for};
 use super::plane::Plane;
 use super::rendered::Release;
 
@@ -37,7 +37,7 @@ metadata: {name: stranger, namespace: NAMESPACE}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
-metadata: {name: NAMESPACE-checker}
+metadata: {name: NAMESPACE-RELEASE-checker}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: RELEASE-introspection}
 subjects: [{kind: ServiceAccount, name: checker, namespace: NAMESPACE}]
 ";
@@ -67,6 +67,8 @@ pub(crate) struct Options {
     /// More flags of `run`.
     pub(crate) flags: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
+    /// Where it finds the API server, if not at the plane itself: `https://127.0.0.1:1234`.
+    pub(crate) server: Option<String>,
     /// `RUST_LOG`.
     pub(crate) log: Option<String>,
     /// Runs it as this release of the chart, which is installed already, says. All else but the clock is the release's.
@@ -109,6 +111,7 @@ pub(crate) struct Operator {
     seen: usize,
     clock: Option<PathBuf>,
     namespace: String,
+    token: String,
     admin: PathBuf,
     public: String,
     ops: String,
@@ -151,7 +154,8 @@ impl Operator {
         let release = prepare(plane, &options);
         let account = release.as_ref().map(|release| release.service_account(plane));
         let account = account.unwrap_or_else(|| "virtual-account-operator".to_owned());
-        let kubeconfig = plane.serviceaccount_kubeconfig(&namespace, &account);
+        let server = options.server.as_deref().unwrap_or_else(|| plane.server());
+        let kubeconfig = plane.serviceaccount_kubeconfig_at(server, &namespace, &account);
         let stem = plane.dir().join(format!("operator-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         let log = stem.with_extension("log");
         let clock = options.clock.as_ref().map(|clock| {
@@ -161,8 +165,10 @@ impl Operator {
         });
         let mut launch = vec!["-c".to_owned(), KEEPER.to_owned(), "keeper".to_owned(), log.display().to_string()];
         launch.extend(["env".to_owned(), format!("KUBECONFIG={}", kubeconfig.display())]);
+        // As a pod's container that starts again: it need not wait for the Lease of the life before.
+        let named = options.env.iter().find(|(name, _)| name == "POD_NAME").map(|(_, pod)| pod.clone());
+        let pod = named.unwrap_or_else(|| "operator-0".to_owned());
         let arguments = if let Some(release) = &release {
-            let pod = stem.file_name().expect("it has a name").to_string_lossy().into_owned();
             let (env, arguments) = release.container(plane, &pod);
             // A container has no variables but its own.
             launch.insert(launch.len() - 1, "-i".to_owned());
@@ -170,6 +176,7 @@ impl Operator {
             arguments
         } else {
             launch.push(format!("RUST_LOG={}", options.log.as_deref().unwrap_or("info")));
+            launch.push(format!("POD_NAME={pod}"));
             let arguments = arguments(&options, &namespace);
             launch.extend(options.env.into_iter().map(|(key, value)| format!("{key}={value}")));
             arguments
@@ -188,6 +195,7 @@ impl Operator {
             clock,
             caller: token(plane, &namespace, CALLER),
             stranger: token(plane, &namespace, STRANGER),
+            token: own_token(&kubeconfig),
             namespace,
             admin: plane.kubeconfig_path(),
             public: String::new(),
@@ -339,6 +347,22 @@ impl Operator {
         format!("system:serviceaccount:{}:virtual-account-operator", self.namespace)
     }
 
+    /// Where its public listener is bound.
+    pub(crate) fn public_address(&self) -> &str {
+        &self.public
+    }
+
+    /// What tells its requests in the audit log from those of other replicas.
+    pub(crate) fn credential(&self) -> String {
+        let id = &decode(&self.token).1["jti"];
+        format!("JTI={}", id.as_str().expect("a ServiceAccount's token has an id"))
+    }
+
+    /// Its own ServiceAccount's token.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
     /// Where a listener is bound: with port 0 only the log knows.
     fn wait_address(&mut self, listener: &str) -> String {
         wait_for(&format!("the {listener} listener (log: {})", self.log.display()), START, || {
@@ -372,6 +396,11 @@ fn bound(line: &str, listener: &str) -> Option<String> {
     };
     let found = line["message"] == "listening" && line["listener"] == listener;
     line["address"].as_str().filter(|_| found).map(str::to_owned)
+}
+
+fn own_token(kubeconfig: &Path) -> String {
+    let config: Value = serde_json::from_slice(&fs::read(kubeconfig).expect("the kubeconfig is there")).expect("JSON");
+    config["users"][0]["user"]["token"].as_str().expect("a token").to_owned()
 }
 
 /// Runs the operator under its keeper; with the pipe to it and the operator's process id.

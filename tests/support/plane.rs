@@ -73,6 +73,8 @@ pub(crate) struct AuditEvent {
     /// and of one width, so it can be compared as a string.
     pub(crate) timestamp: String,
     pub(crate) user_agent: String,
+    /// Which token of the user it was, `JTI=…`; empty for certificates.
+    pub(crate) credential: String,
 }
 
 impl Plane {
@@ -261,8 +263,14 @@ impl Plane {
     }
 
     /// Writes a kubeconfig with a long-lived token of a `ServiceAccount` that
-    /// exists. Its default namespace is the account's.
+    /// exists. Its default namespace is the account's. Each call gives another token.
     pub(crate) fn serviceaccount_kubeconfig(&self, namespace: &str, name: &str) -> PathBuf {
+        self.serviceaccount_kubeconfig_at(&self.server, namespace, name)
+    }
+
+    /// The same, for a server in front of the API server.
+    pub(crate) fn serviceaccount_kubeconfig_at(&self, server: &str, namespace: &str, name: &str) -> PathBuf {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         let token = self.kubectl_ok(&["create", "token", name, "-n", namespace, "--duration", TOKEN_DURATION], None);
         // YAML includes JSON.
         let config = json!({
@@ -271,7 +279,7 @@ impl Plane {
             "current-context": "default",
             "clusters": [{
                 "name": "testplane",
-                "cluster": {"server": self.server, "certificate-authority": self.ca},
+                "cluster": {"server": server, "certificate-authority": self.ca},
             }],
             "users": [{"name": name, "user": {"token": token}}],
             "contexts": [{
@@ -279,7 +287,8 @@ impl Plane {
                 "context": {"cluster": "testplane", "user": name, "namespace": namespace},
             }],
         });
-        let path = self.dir.join(format!("{namespace}.{name}.kubeconfig"));
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = self.dir.join(format!("{namespace}.{name}.{count}.kubeconfig"));
         fs::write(&path, config.to_string()).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
         path
     }
@@ -337,6 +346,7 @@ impl AuditEvent {
             request_uri: text(event, &["requestURI"]),
             timestamp: text(event, &["stageTimestamp"]),
             user_agent: text(event, &["userAgent"]),
+            credential: text(&event["user"]["extra"]["authentication.kubernetes.io/credential-id"][0], &[]),
         }
     }
 }

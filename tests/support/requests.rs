@@ -1,4 +1,4 @@
-//! What the operator asks of the API server, exactly, from its audit log. Events and watches are not counted.
+//! What the operator asks of the API server, exactly, from its audit log. Events, watches and the Lease are not counted.
 #![allow(dead_code, reason = "each test binary uses a part of this file")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a failure is the test's verdict")]
 
@@ -30,12 +30,15 @@ pub(crate) fn mark(plane: &Plane, cluster: &Cluster) -> usize {
     plane.audit().len()
 }
 
-/// The operator's requests since then, without watches and Events.
+/// The operator's requests since then, without watches, Events and the Lease.
 pub(crate) fn since(plane: &Plane, cluster: &Cluster, from: usize, user: &str) -> Vec<AuditEvent> {
     mark(plane, cluster);
     let mut events = plane.audit().split_off(from);
     events.retain(|event| {
-        event.user == user && event.stage == "ResponseComplete" && event.verb != "watch" && event.resource != "events"
+        event.user == user
+            && event.stage == "ResponseComplete"
+            && event.verb != "watch"
+            && !["events", "leases"].contains(&event.resource.as_str())
     });
     events
 }

@@ -93,7 +93,8 @@ impl World {
         let tell = Arc::new(move |account: AccountId| lock(&hear).push(account.name));
         let outbox = Outbox::new(Arc::<Fake>::clone(&fake), "prod".into(), tell);
         let stop = CancellationToken::new();
-        let running = tokio::spawn(Arc::clone(&outbox).run(stop.clone()));
+        let (runs, ends) = (Arc::clone(&outbox), stop.clone());
+        let running = tokio::spawn(async move { runs.run(ends).await });
         Self { outbox, fake, told, running, _stop: stop.clone().drop_guard(), stop }
     }
 
@@ -579,7 +580,7 @@ async fn after_a_restart_the_same_letters_go_out_with_the_same_ids() {
 
 #[tokio::test(start_paused = true)]
 async fn stop_finishes_what_is_in_hand_and_starts_nothing() {
-    let mut world = World::new(|_, _, _| slow(10));
+    let mut world = World::new(|_, _, _| slow(7));
     world.post("a", [hook("1"), hook("2")]);
     pass(5).await;
     world.post("b", [chat("3")]);
@@ -588,7 +589,7 @@ async fn stop_finishes_what_is_in_hand_and_starts_nothing() {
     assert!(!world.running.is_finished(), "a send is in hand");
     world.post("c", [mail("x@example.com", "4")]);
     (&mut world.running).await.unwrap();
-    assert_eq!(world.fake.seconds(), 10);
+    assert_eq!(world.fake.seconds(), 7);
     assert_eq!(world.sent(), [(0, "hook".into(), "1".into())]);
     assert_eq!((world.reports("a"), world.told()), (vec!["1: Sent".to_owned()], vec!["a".to_owned()]));
     assert_eq!((world.reports("b"), world.reports("c")), (vec![], vec![]));
@@ -601,7 +602,26 @@ async fn stop_does_not_wait_for_a_message_that_takes_minutes() {
     pass(5).await;
     world.stop.cancel();
     (&mut world.running).await.unwrap();
-    assert_eq!(world.fake.seconds(), 20);
+    assert_eq!(world.fake.seconds(), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_cut_off_with_the_term_is_forgotten() {
+    let world = World::new(|_, _, _| slow(10));
+    world.post("a", [hook("1"), hook("2")]);
+    pass(5).await;
+    world.running.abort();
+    settle().await;
+    assert_eq!(world.reports("a"), Vec::<String>::new());
+    let outbox = Arc::clone(&world.outbox);
+    let again = tokio::spawn(async move { outbox.run(CancellationToken::new()).await });
+    pass(60).await;
+    assert_eq!(world.sent(), [], "another replica may have sent them");
+    // Whoever leads is told anew what is still to be sent.
+    world.post("a", [hook("2")]);
+    pass(60).await;
+    assert_eq!(world.reports("a"), ["2: Sent"]);
+    again.abort();
 }
 
 #[tokio::test(start_paused = true)]
@@ -613,10 +633,11 @@ async fn what_was_taken_but_not_begun_when_it_stopped_waits_as_before() {
     let (batches, _) = world.outbox.take();
     assert_eq!(batches.len(), 1);
     for batch in batches {
-        Arc::clone(&world.outbox).send(batch, world.stop.clone()).await;
+        world.outbox.send(batch, world.stop.clone()).await;
     }
     assert_eq!((world.sent(), world.reports("a")), (vec![], vec![]));
-    let again = tokio::spawn(Arc::clone(&world.outbox).run(CancellationToken::new()));
+    let outbox = Arc::clone(&world.outbox);
+    let again = tokio::spawn(async move { outbox.run(CancellationToken::new()).await });
     settle().await;
     again.abort();
     assert_eq!(world.sent_over("chat"), owned(&[(0, "1 2")]));

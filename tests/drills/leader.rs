@@ -1,0 +1,333 @@
+//! Three replicas, one of which writes: the leader is killed, frozen, cut off and told to go, under load. At most one
+//! replica writes, the next takes over in time, and all serve the same keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use virtual_account_operator::api::Seconds;
+
+use crate::crowd::{Crowd, FLAGS, seed};
+use crate::history::History;
+use crate::sound::{jwks, problems, wait_sound};
+use crate::support::cluster::wait_for;
+use crate::support::link::Link;
+use crate::support::operator::{Operator, Options};
+use crate::support::plane::AuditEvent;
+use crate::world::World;
+
+const REPLICAS: usize = 3;
+const ACCOUNTS: usize = 200;
+const LEASE: Duration = Duration::from_secs(4);
+/// In all of this time after a leader has gone there must be another.
+const HAND_OVER: Duration = Duration::from_secs(6);
+/// The same after it gave the Lease up.
+const GRACEFUL: Duration = Duration::from_secs(2);
+/// Two of these make the accounts with the shorter interval due.
+const JUMP: Seconds = Seconds::hours(7);
+const LEASE_PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/virtual-accounts/leases/virtual-account-operator";
+/// Verifiers keep a JWKS for so long.
+const MAX_AGE: Duration = Duration::from_mins(5);
+
+#[test]
+fn the_leader_is_killed_again_and_again() {
+    // 20 with `make test-full`.
+    let kills = std::env::var("VAO_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(4);
+    let mut trio = Trio::start(true);
+    let mut longest = Duration::ZERO;
+    for round in 0..kills {
+        trio.stir(round);
+        let leader = trio.leader();
+        trio.replicas[leader].kill();
+        let took = trio.wait_other_than(leader, HAND_OVER);
+        longest = longest.max(took);
+        trio.crowd.stir(&trio.world, 0..=300);
+        trio.replicas[leader].revive();
+        trio.replicas[leader].wait_up();
+        trio.keys.moved(&trio.replicas);
+    }
+    println!("{kills} kills of the leader, hand-over in at most {:.1} s", longest.as_secs_f32());
+    trio.end();
+}
+
+#[test]
+fn a_leader_that_was_frozen_writes_nothing_when_it_wakes_up() {
+    let mut trio = Trio::start(false);
+    for round in 0..3 {
+        trio.stir(round);
+        let leader = trio.leader();
+        signal(&trio.replicas[leader], "STOP");
+        trio.wait_other_than(leader, HAND_OVER);
+        // More to do, which the frozen one has in mind, too.
+        trio.crowd.stir(&trio.world, 500..=1000);
+        let mark = trio.world.plane.audit().len();
+        signal(&trio.replicas[leader], "CONT");
+        trio.crowd.stir(&trio.world, 1500..=2000);
+        let written = trio.writes_since(mark, leader);
+        assert!(written.is_empty(), "after it woke up: {written:?}");
+    }
+    trio.end();
+}
+
+#[test]
+fn a_leader_that_is_told_to_go_hands_over_at_once() {
+    let mut trio = Trio::start(false);
+    // A Lease that somebody deletes is made again by its holder.
+    let leader = trio.leader();
+    let before = trio.lease();
+    trio.world.cluster.delete(LEASE_PATH);
+    let made = wait_for("the Lease", HAND_OVER, || trio.world.cluster.find(LEASE_PATH).ok_or("gone"));
+    assert_ne!(made["metadata"]["uid"], before["metadata"]["uid"]);
+    assert_eq!(trio.leader(), leader, "{}", made["spec"]);
+    for round in 0..3 {
+        trio.stir(round);
+        let leader = trio.leader();
+        let told = Instant::now();
+        let ended = trio.replicas[leader].terminate();
+        assert!(ended.success(), "{ended}");
+        let took = trio.wait_other_than(leader, GRACEFUL);
+        println!(
+            "handed over {:.2} s after its end, {:.2} s after SIGTERM",
+            took.as_secs_f32(),
+            told.elapsed().as_secs_f32()
+        );
+        trio.replicas[leader].revive();
+        trio.replicas[leader].wait_up();
+        trio.keys.moved(&trio.replicas);
+    }
+    trio.end();
+}
+
+#[test]
+fn a_leader_that_is_cut_off_from_the_api_server_is_replaced() {
+    let mut trio = Trio::start(false);
+    for round in 0..3 {
+        trio.stir(round);
+        let leader = trio.leader();
+        trio.links[leader].block();
+        trio.wait_other_than(leader, HAND_OVER);
+        let served = trio.replicas[leader].jwks();
+        trio.crowd.stir(&trio.world, 500..=1000);
+        trio.links[leader].open();
+        assert!(served["keys"].as_array().is_some_and(|keys| !keys.is_empty()), "keys are served meanwhile: {served}");
+    }
+    trio.end();
+}
+
+struct Trio {
+    replicas: Vec<Operator>,
+    links: Vec<Link>,
+    crowd: Crowd,
+    history: History,
+    keys: Keys,
+    world: World,
+}
+
+impl Trio {
+    fn start(destructive: bool) -> Self {
+        let world = World::start();
+        let server: SocketAddr =
+            world.plane.server().trim_start_matches("https://").parse().expect("an address and a port");
+        let links: Vec<Link> = (0..REPLICAS).map(|_| Link::to(server)).collect();
+        let lease = format!("{}s", LEASE.as_secs());
+        let flags = [FLAGS.as_slice(), &["--leader-elect-lease-duration", &lease, "--signing-key-rotation", "2h"]];
+        let replicas: Vec<Operator> = links
+            .iter()
+            .enumerate()
+            .map(|(number, link)| {
+                let env = vec![("POD_NAME".to_owned(), pod(number))];
+                let server = Some(format!("https://{}", link.address()));
+                Operator::start(&world.plane, Options { env, server, ..world.options(&flags.concat()) })
+            })
+            .collect();
+        let history = History::record(&world.plane);
+        let mut crowd = Crowd::new(seed(), destructive).of(ACCOUNTS);
+        crowd.complete(&world);
+        let keys = Keys::follow(&replicas);
+        let trio = Self { replicas, links, crowd, history, keys, world };
+        trio.wait_sound();
+        trio
+    }
+
+    /// Work for the leader: every other round a moved clock makes hundreds of rotations due.
+    fn stir(&mut self, round: usize) {
+        if round % 2 == 1 {
+            let replicas: Vec<&Operator> = self.replicas.iter().collect();
+            self.world.advance(&replicas, JUMP);
+        }
+        self.crowd.stir(&self.world, 200..=1500);
+        self.assert_keys_are_served();
+    }
+
+    fn lease(&self) -> Value {
+        self.world.cluster.find(LEASE_PATH).expect("the Lease exists")
+    }
+
+    fn holder(&self) -> Option<usize> {
+        let lease = self.lease();
+        let holder = lease["spec"]["holderIdentity"].as_str()?;
+        (0..REPLICAS).find(|number| holder.starts_with(&format!("{}_", pod(*number))))
+    }
+
+    fn leader(&self) -> usize {
+        wait_for("a leader", HAND_OVER, || self.holder().ok_or_else(|| self.lease()["spec"].to_string()))
+    }
+
+    fn wait_other_than(&self, before: usize, deadline: Duration) -> Duration {
+        let started = Instant::now();
+        wait_for(&format!("another leader than {}", pod(before)), deadline, || match self.holder() {
+            Some(holder) if holder != before => Ok(()),
+            _ => Err(self.lease()["spec"].to_string()),
+        });
+        started.elapsed()
+    }
+
+    /// What a replica wrote, but for the Lease, reviews of callers and Events.
+    fn writes_since(&self, mark: usize, replica: usize) -> Vec<String> {
+        let credential = self.replicas[replica].credential();
+        let audit = self.world.plane.audit();
+        let own = audit.iter().skip(mark).filter(|event| event.credential == credential && is_work(event));
+        own.map(|event| format!("{} {} {} {}", event.timestamp, event.verb, event.resource, event.code)).collect()
+    }
+
+    /// Writes that were carried out for a replica while another held the Lease.
+    fn overlaps(&self) -> Vec<String> {
+        let names: BTreeMap<String, usize> =
+            self.replicas.iter().enumerate().map(|(number, replica)| (replica.credential(), number)).collect();
+        let mut audit = self.world.plane.audit();
+        audit.retain(|event| names.contains_key(&event.credential) && event.stage == "ResponseComplete");
+        audit.sort_by(|one, other| one.timestamp.cmp(&other.timestamp));
+        let (mut holder, mut found) = (None, Vec::new());
+        for event in &audit {
+            let replica = names.get(&event.credential).copied();
+            let accepted = event.code < 300;
+            if event.resource == "leases" && event.is_write() && accepted {
+                holder = replica;
+            } else if is_work(event) && accepted && replica != holder {
+                found.push(format!(
+                    "{} {} {} by {replica:?}, not {holder:?}",
+                    event.timestamp, event.verb, event.resource
+                ));
+            }
+        }
+        found
+    }
+
+    fn wait_sound(&self) {
+        let leader = self.leader();
+        wait_sound(&self.world, &self.replicas[leader], Duration::from_mins(2));
+    }
+
+    fn end(self) {
+        // Past every grace, so that nothing waits for room in a ledger.
+        let replicas: Vec<&Operator> = self.replicas.iter().collect();
+        self.world.advance(&replicas, Seconds::hours(4));
+        self.wait_sound();
+        for replica in &self.replicas {
+            assert_eq!(
+                problems(&self.world, replica),
+                Vec::<String>::new(),
+                "all replicas serve the keys of all tokens"
+            );
+        }
+        self.history.assert_kept(&self.crowd.asked);
+        let overlaps = self.overlaps();
+        assert!(overlaps.is_empty(), "{} writes by a replica that did not lead: {:?}", overlaps.len(), &overlaps[..1]);
+        let (longest, versions) = self.keys.end();
+        assert!(longest < MAX_AGE, "JWKS differed for {longest:?}");
+        println!(
+            "{}; {versions} versions of the JWKS, which differed for at most {:.1} s",
+            self.history.summary(),
+            longest.as_secs_f32()
+        );
+    }
+
+    /// Each ready replica serves the key of each token there is.
+    fn assert_keys_are_served(&self) {
+        let missing = |replica: &Operator| -> BTreeSet<String> {
+            let accounts = self.world.accounts();
+            let entries =
+                accounts.values().filter_map(|account| account.status.as_ref()).flat_map(|status| &status.jwts);
+            let used: BTreeSet<String> = entries.map(|entry| entry.key_id.clone()).collect();
+            let served = jwks(replica).keys.into_iter().filter_map(|key| key.common.key_id).collect();
+            used.difference(&served).cloned().collect()
+        };
+        for replica in &self.replicas {
+            // A key goes after the last ledger that named it, which may have been in between: look again.
+            let missing = [missing(replica), missing(replica)];
+            let both: Vec<_> = missing[0].intersection(&missing[1]).collect();
+            assert!(both.is_empty(), "keys {both:?} signed and are not served");
+        }
+    }
+}
+
+/// What all replicas serve as their keys, looked at all the time.
+struct Keys {
+    addresses: Arc<Mutex<Vec<String>>>,
+    stop: Arc<AtomicBool>,
+    watcher: thread::JoinHandle<(Duration, usize)>,
+}
+
+impl Keys {
+    fn follow(replicas: &[Operator]) -> Self {
+        let addresses = Arc::new(Mutex::new(public(replicas)));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (shared, ended) = (Arc::clone(&addresses), Arc::clone(&stop));
+        let watcher = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(watch_keys(&shared, &ended))
+        });
+        Self { addresses, stop, watcher }
+    }
+
+    /// After a replica started again, on other ports.
+    fn moved(&self, replicas: &[Operator]) {
+        *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = public(replicas);
+    }
+
+    /// For how long any two differed at most, and how many versions there were.
+    fn end(self) -> (Duration, usize) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.watcher.join().expect("the watcher of the keys ended well")
+    }
+}
+
+fn public(replicas: &[Operator]) -> Vec<String> {
+    replicas.iter().map(|replica| replica.public_address().to_owned()).collect()
+}
+
+async fn watch_keys(addresses: &Mutex<Vec<String>>, stop: &AtomicBool) -> (Duration, usize) {
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(1)).build().expect("a client");
+    let (mut longest, mut since, mut versions) = (Duration::ZERO, None::<Instant>, BTreeSet::new());
+    while !stop.load(Ordering::SeqCst) {
+        let now: Vec<String> = addresses.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let fetch = now.iter().map(|address| client.get(format!("http://{address}/jwks.json")).send());
+        let fetch = fetch.map(|answer| async { answer.await.ok()?.error_for_status().ok()?.text().await.ok() });
+        // One that is dead or frozen serves nothing, so nothing that differs.
+        let served: BTreeSet<String> = futures::future::join_all(fetch).await.into_iter().flatten().collect();
+        since = if served.len() > 1 { since.or_else(|| Some(Instant::now())) } else { None };
+        longest = longest.max(since.map_or(Duration::ZERO, |since| since.elapsed()));
+        versions.extend(served);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    (longest, versions.len())
+}
+
+fn pod(number: usize) -> String {
+    format!("replica-{number}")
+}
+
+fn signal(operator: &Operator, name: &str) {
+    let sent = Command::new("sh").args(["-c", &format!("kill -{name} {}", operator.pid())]).status();
+    assert!(sent.is_ok_and(|status| status.success()), "the operator had ended");
+}
+
+fn is_work(event: &AuditEvent) -> bool {
+    let others = ["leases", "events", "tokenreviews", "subjectaccessreviews"];
+    event.is_write() && event.stage == "ResponseComplete" && !others.contains(&event.resource.as_str())
+}
