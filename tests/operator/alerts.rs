@@ -13,7 +13,7 @@ use virtual_account_operator::clock;
 
 use crate::promtool::{RULES, promtool, root};
 use crate::support::cluster::{Cluster, PATIENCE, secret_path, wait_for};
-use crate::support::operator::{NAMESPACE, Operator, Options};
+use crate::support::operator::{Operator, Options};
 use crate::support::plane::Plane;
 use crate::{World, rotating};
 
@@ -128,7 +128,6 @@ fn the_commands_of_the_runbooks_work() {
     let world = World::new("runbooks");
     world.ready(rotating());
     channel(&world.cluster, &world.ns);
-    lease(&world);
     let tools = tools(world.plane);
     let mut commands = 0;
     let mut books: Vec<_> =
@@ -158,22 +157,6 @@ fn the_commands_of_the_runbooks_work() {
         if channel["status"]["lastTest"]["result"] == "Failed" { Ok(()) } else { Err(channel["status"].to_string()) }
     });
     assert!(world.cluster.find(&secret_path(&world.ns, "cart-token")).is_some());
-}
-
-/// The Lease and the right to it, which an operator that elects a leader has.
-fn lease(world: &World) {
-    let user = world.operator.user();
-    let user = user.trim_start_matches("system:serviceaccount:");
-    let text = format!(
-        "apiVersion: coordination.k8s.io/v1\nkind: Lease\nmetadata: {{name: virtual-account-operator, namespace: {NAMESPACE}}}\n"
-    );
-    if !world.plane.kubectl(&["get", "lease", "virtual-account-operator", "-n", NAMESPACE], None).status.success() {
-        world.plane.kubectl_ok(&["create", "-f", "-"], Some(&text));
-        let rule = ["--verb=update", "--resource=leases", "--resource-name=virtual-account-operator"];
-        world.plane.kubectl_ok(&[&["create", "role", "leads", "-n", NAMESPACE][..], &rule].concat(), None);
-        let account = format!("--serviceaccount={user}");
-        world.plane.kubectl_ok(&["create", "rolebinding", "leads", "-n", NAMESPACE, "--role=leads", &account], None);
-    }
 }
 
 /// A folder with `kubectl` and the operator's binary, for `PATH`.

@@ -22,6 +22,8 @@ fn json_lines_have_the_documented_fields_and_no_other() {
     let world = World::new("json-log");
     let given = world.ready(rotating());
     let next = world.rotate(&given, "one");
+    // Posted after the line was written.
+    world.cluster.wait_event(&world.ns, "cart", "Rotated");
     let log = world.operator.log();
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
     let known = documented();

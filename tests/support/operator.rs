@@ -354,11 +354,6 @@ impl Operator {
         format!("system:serviceaccount:{}:virtual-account-operator", self.namespace)
     }
 
-    /// Where its public listener is bound.
-    pub(crate) fn public_address(&self) -> &str {
-        &self.public
-    }
-
     /// What tells its requests in the audit log from those of other replicas.
     pub(crate) fn credential(&self) -> String {
         let id = &decode(&self.token).1["jti"];

@@ -288,13 +288,17 @@ impl Plane {
 
     /// The same, for a server in front of the API server.
     pub(crate) fn serviceaccount_kubeconfig_at(&self, server: &str, namespace: &str, name: &str) -> PathBuf {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let token = self.kubectl_ok(&["create", "token", name, "-n", namespace, "--duration", TOKEN_DURATION], None);
-        self.token_kubeconfig(namespace, name, &token)
+        self.kubeconfig(server, namespace, name, &token)
     }
 
     /// Writes a kubeconfig with a bearer token and nothing else.
     pub(crate) fn token_kubeconfig(&self, namespace: &str, name: &str, token: &str) -> PathBuf {
+        self.kubeconfig(&self.server, namespace, name, token)
+    }
+
+    fn kubeconfig(&self, server: &str, namespace: &str, name: &str, token: &str) -> PathBuf {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         // YAML includes JSON.
         let config = json!({
             "apiVersion": "v1",
