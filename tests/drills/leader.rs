@@ -31,8 +31,8 @@ const GRACEFUL: Duration = Duration::from_secs(2);
 /// Two of these make the accounts with the shorter interval due.
 const JUMP: Seconds = Seconds::hours(7);
 const LEASE_PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/virtual-accounts/leases/virtual-account-operator";
-/// Verifiers keep a JWKS for so long.
-const MAX_AGE: Duration = Duration::from_mins(5);
+/// Verifiers keep a JWKS for so long: `max-age`.
+const MAX_AGE: Duration = Duration::from_mins(1);
 
 #[test]
 fn the_leader_is_killed_again_and_again() {
