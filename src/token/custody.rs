@@ -410,7 +410,7 @@ mod tests {
         let init = r#"[{"id":"1","action":"init","acceptReissue":true}]"#;
         let seen = present(BTreeMap::new(), Some(init));
         let decision = look(&seen, None, &facts());
-        assert_eq!(decision.write.unwrap().accept_reissue_before, Some(at(0)));
+        assert_eq!(decision.write.unwrap().accept_reissue_before, Some(at(60)));
         let ring = settled();
         let decision = look(&seen, Some(&ring), &facts());
         assert!(decision.write.unwrap().key(es256().kid()).is_some(), "keys in memory are never dropped");

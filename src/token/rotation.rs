@@ -10,6 +10,9 @@ use super::ring::MAX_GONE;
 use super::{Action, Algorithm, Key, KeyError, KeyMaterial, KeyState, MAX_KEYS, Request, Ring, RingEvent};
 use crate::api::{Instant, Seconds};
 
+/// `issuedAt` runs ahead of the clock, by a second for each token that an account was issued within one second.
+const AHEAD: Seconds = Seconds::minutes(1);
+
 /// How the ring rotates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingSettings {
@@ -179,7 +182,8 @@ impl Step<'_> {
                 }
             }
             Action::Init { accept_reissue: true } => {
-                self.ring.accept_reissue_before = self.ring.accept_reissue_before.max(Some(self.now));
+                let until = self.now + AHEAD;
+                self.ring.accept_reissue_before = self.ring.accept_reissue_before.max(Some(until));
                 self.events.push(RingEvent::ReissueAccepted);
             }
             Action::Init { accept_reissue: false } if existed => self.events.push(RingEvent::Exists),
@@ -454,9 +458,9 @@ mod tests {
         let (ring, active, _) = first();
         let accept = [Action::Init { accept_reissue: true }];
         let (after, events) = step(&ring, 5, &using(&["lost"]), &accept);
-        assert_eq!((after.accept_reissue_before, events), (Some(at(5)), vec![RingEvent::ReissueAccepted]));
-        assert_eq!(step(&after, 905, &using(&["lost"]), &[]).0.accept_reissue_before, Some(at(5)));
-        assert_eq!(step(&after, 905, &using(&[&active]), &[]).0.accept_reissue_before, None);
+        assert_eq!((after.accept_reissue_before, events), (Some(at(65)), vec![RingEvent::ReissueAccepted]));
+        assert_eq!(step(&after, 965, &using(&["lost"]), &[]).0.accept_reissue_before, Some(at(65)));
+        assert_eq!(step(&after, 965, &using(&[&active]), &[]).0.accept_reissue_before, None);
         let (same, events) = step(&ring, 5, &keep(), &[Action::Init { accept_reissue: false }]);
         assert_eq!((same == ring, events), (true, vec![RingEvent::Exists]));
     }
