@@ -34,6 +34,7 @@ use serde_json::{Value, json};
 /// How long service-account tokens live, and the most that the API server
 /// grants: tests move the clocks of what they start.
 const TOKEN_DURATION: &str = "876000h";
+const START_ATTEMPTS: usize = 3;
 
 /// A running control plane.
 pub(crate) struct Plane {
@@ -87,6 +88,13 @@ impl Plane {
     /// As [`Plane::start`], with further flags for kube-apiserver, such as
     /// `--min-request-timeout=5` for watches that end soon.
     pub(crate) fn start_with(apiserver_flags: &[&str]) -> Self {
+        // Ports are free when they are chosen; a connection of another test may
+        // have one when it is bound.
+        let mut starts = (0..START_ATTEMPTS).filter_map(|_| Self::try_start(apiserver_flags));
+        starts.next().expect("the control plane starts (its reason is on stderr)")
+    }
+
+    fn try_start(apiserver_flags: &[&str]) -> Option<Self> {
         let binary = build();
         let dir = new_dir();
         let mut command = Command::new(&binary);
@@ -104,16 +112,21 @@ impl Plane {
             answers: BufReader::new(child.stdout.take().expect("stdout is piped")),
             child,
         };
-        let description = process.answer("the start (its reason is on stderr)");
+        let mut line = String::new();
+        process.answers.read_line(&mut line).expect("the launcher's output can be read");
+        let Ok(description) = serde_json::from_str::<Value>(&line) else {
+            process.child.wait().expect("the launcher can be waited for");
+            return None;
+        };
         let path = |key: &str| text(&description, &[key]);
-        Self {
+        Some(Self {
             server: path("server"),
             ca: path("caFile").into(),
             binary,
             dir,
             process: Mutex::new(process),
             namespaces: AtomicU32::new(0),
-        }
+        })
     }
 
     /// The plane that the tests of one binary share, started at first use.
