@@ -105,7 +105,6 @@ impl Queue {
     }
 }
 
-/// The state machine behind the lock: no clock, no waiting.
 /// An account that is running. Also a pass that is dropped halfway ends by this, so that no account is left running for ever.
 #[derive(Debug)]
 pub struct Turn<'a> {
@@ -130,6 +129,7 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// The state machine behind the lock: no clock, no waiting.
 #[derive(Debug, Default)]
 struct State {
     slots: HashMap<AccountId, Slot>,

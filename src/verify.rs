@@ -59,7 +59,7 @@ impl Accounts for Unwatched {
         None
     }
 
-    fn silence(&self) -> Option<Duration> {
+    fn silence(&self, _: &AccountId) -> Option<Duration> {
         None
     }
 

@@ -47,8 +47,8 @@ pub struct ReadError(pub &'static str);
 pub trait Accounts: Send + Sync {
     /// The account as the watch last showed it.
     fn cached(&self, id: &AccountId) -> Option<Arc<VirtualAccount>>;
-    /// How long ago the watch last showed anything, bookmarks included; none if it never did.
-    fn silence(&self) -> Option<Duration>;
+    /// How long ago the watch of this account last showed anything, bookmarks included; none if it never did.
+    fn silence(&self, id: &AccountId) -> Option<Duration>;
     /// The account as it is now.
     fn read<'a>(&'a self, id: &'a AccountId) -> BoxFuture<'a, Result<Option<VirtualAccount>, ReadError>>;
 }
@@ -124,7 +124,7 @@ impl Check {
         let ring = (self.ring)().ok_or(NotActive::Unavailable("no key ring is known"))?;
         let verified = strict(token, &ring, (self.clock)()).map_err(NotActive::Refused)?;
         let id = &verified.account;
-        if self.accounts.silence().is_none_or(|silence| silence > SILENCE) {
+        if self.accounts.silence(id).is_none_or(|silence| silence > SILENCE) {
             let account = self.in_silence(&verified).await?;
             return self.judge(&verified, account);
         }
@@ -286,7 +286,7 @@ pub(super) mod tests {
         fn cached(&self, id: &AccountId) -> Option<Arc<VirtualAccount>> {
             self.cached.lock().unwrap().get(id).cloned().map(Arc::new)
         }
-        fn silence(&self) -> Option<Duration> {
+        fn silence(&self, _: &AccountId) -> Option<Duration> {
             Some(if self.silent.load(Ordering::SeqCst) { SILENCE + Duration::from_millis(1) } else { SILENCE })
         }
         fn read<'a>(&'a self, id: &'a AccountId) -> BoxFuture<'a, Result<Option<VirtualAccount>, ReadError>> {

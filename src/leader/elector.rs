@@ -36,6 +36,9 @@ pub struct Settings {
     pub duration: Duration,
 }
 
+/// Whether this replica could do the work.
+pub type Fit = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// Stands for election.
 pub struct Elector {
     api: Api<Lease>,
@@ -84,8 +87,9 @@ impl Elector {
         (elector, leadership)
     }
 
-    /// Stands until `stop`, and then gives the Lease up. Whatever writes must have ended before.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Stands until `stop`, and then gives the Lease up. Whatever writes must have ended before. `fit`: whether this replica
+    /// could do the work; one that cannot must not keep it from those that can.
+    pub async fn run(mut self, fit: Fit, stop: CancellationToken) {
         let watching = self.watch.take().map(|watch| tokio::spawn(Arc::clone(&self.seen).run(watch, stop.clone())));
         let mut next = Instant::now();
         loop {
@@ -96,7 +100,7 @@ impl Elector {
                 () = tokio::time::sleep_until(next.into()) => {}
             }
             self.look();
-            next = self.step().await;
+            next = self.step(&fit).await;
         }
         self.give_up().await;
         if let Some(watching) = watching {
@@ -117,8 +121,11 @@ impl Elector {
     }
 
     /// Does what is due; when to look again.
-    async fn step(&mut self) -> Instant {
+    async fn step(&mut self, fit: &Fit) -> Instant {
         let now = Instant::now();
+        if self.leadership.is_closed() {
+            return now + self.me.duration;
+        }
         if self.held.is_some() {
             return self.keep(now).await;
         }
@@ -127,6 +134,7 @@ impl Elector {
         }
         match self.view.next(&self.me, now) {
             Move::Look => now + SOON,
+            Move::Take if !fit() => now + SOON,
             Move::Wait(until) => until,
             Move::Take => {
                 self.take().await;
@@ -144,9 +152,9 @@ impl Elector {
                 info!(identity = self.me.identity, from = before, "leading: this replica writes");
                 self.hold(*lease, sent);
             }
-            // Whoever was faster leads; what is there now was read.
-            Answer::Refused => {}
-            Answer::Failed => self.not_before = Some(Instant::now() + self.me.pause()),
+            // Whoever was faster leads; what is there now was read. There is none: the namespace may be gone.
+            Answer::Refused if self.view.lease().is_some() => {}
+            Answer::Refused | Answer::Failed => self.not_before = Some(Instant::now() + self.me.pause()),
         }
     }
 
@@ -167,8 +175,9 @@ impl Elector {
                 now + self.me.renewal()
             }
             Answer::Refused => {
+                let (stock, pause) = (self.view.lease().is_some(), self.me.pause());
                 self.take_stock();
-                Instant::now()
+                if stock { Instant::now() } else { Instant::now() + pause }
             }
             Answer::Failed => Instant::now() + self.me.pause().min(self.leadership.left().unwrap_or_default()),
         }
@@ -202,18 +211,18 @@ impl Elector {
     }
 
     async fn give_up(&mut self) {
-        self.leadership.end();
-        let Some(held) = self.held.take() else { return };
-        let lease = Candidate::released(held.lease, clock::precise());
-        match self.write(lease, Instant::now() + self.me.patience()).await {
-            Answer::Accepted(_) => info!(identity = self.me.identity, "the Lease is given up"),
-            Answer::Refused | Answer::Failed => {
-                warn!(
-                    identity = self.me.identity,
-                    "the Lease could not be given up: the next leader waits for its end"
-                );
+        self.leadership.close();
+        // The view may know a newer version than the last renewal: somebody changed a label, or an answer was lost.
+        for _ in 0..2 {
+            let seen = self.view.lease().filter(|lease| self.me.holds(lease)).cloned();
+            let Some(lease) = seen else { return };
+            match self.write(Candidate::released(lease, clock::precise()), Instant::now() + self.me.patience()).await {
+                Answer::Accepted(_) => return info!(identity = self.me.identity, "the Lease is given up"),
+                Answer::Refused => {}
+                Answer::Failed => break,
             }
         }
+        warn!(identity = self.me.identity, "the Lease could not be given up: the next leader waits for its end");
     }
 
     /// Writes over the version that the Lease names, or creates it.

@@ -11,7 +11,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 mod elector;
 mod lease;
 
-pub use elector::{Elector, LEASE_NAME, Settings};
+pub use elector::{Elector, Fit, LEASE_NAME, Settings};
 
 /// Whether this replica may write. Clones share it.
 #[derive(Clone, Debug)]
@@ -31,6 +31,7 @@ struct Inner {
     start: Instant,
     // Milliseconds after `start` until which the Lease is ours; 0: it is not.
     until: AtomicU64,
+    closed: AtomicBool,
     terms: watch::Sender<Option<CancellationToken>>,
 }
 
@@ -43,7 +44,7 @@ impl Leadership {
     /// Held by nobody yet.
     fn none() -> Self {
         let terms = watch::Sender::new(None);
-        Self(Arc::new(Inner { start: Instant::now(), until: AtomicU64::new(0), terms }))
+        Self(Arc::new(Inner { start: Instant::now(), until: AtomicU64::new(0), closed: AtomicBool::new(false), terms }))
     }
 
     /// For a process that has no rivals: one term that ends with [`Leadership::end`].
@@ -90,8 +91,21 @@ impl Leadership {
         }
     }
 
+    /// Ends the term for good: this process writes nothing any more.
+    pub fn close(&self) {
+        self.0.closed.store(true, Ordering::SeqCst);
+        self.end();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::SeqCst)
+    }
+
     /// The Lease is ours until then.
     fn hold(&self, until: Instant) {
+        if self.is_closed() {
+            return;
+        }
         let until = until.saturating_duration_since(self.0.start);
         self.0.until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
         self.0.terms.send_if_modified(|term| {
@@ -202,8 +216,9 @@ mod tests {
         tokio::join!(leadership.lead(&stop, work), async { stop.cancel() });
         assert_eq!(finished.load(Ordering::SeqCst), 1);
         assert!(leadership.holds());
-        leadership.end();
-        assert!(!leadership.holds());
+        leadership.close();
+        leadership.hold(soon());
+        assert!(!leadership.holds(), "a renewal that was under way opens nothing");
     }
 
     #[test]

@@ -201,6 +201,10 @@ impl Channels {
         unreadable.then(why)
     }
 
+    pub(super) fn forget_slots(&self) {
+        lock(&self.slots).clear();
+    }
+
     fn absent(&self, channel: &ObjectId) -> Refusal {
         match self.parts.namespaces.unwatched(&channel.namespace, "spec.notificationTargets[].channelRef") {
             Some(why) => {

@@ -46,6 +46,8 @@ impl Channels {
     // What the leader before did not come to is found by looking at all.
     async fn term(&self, stop: &CancellationToken) {
         if stop.run_until_cancelled(self.until_synced()).await.is_some() {
+            // What was found in an earlier term may have changed under another leader.
+            self.forget_slots();
             self.seen.keys().into_iter().for_each(|id| self.queue.add(id));
             let look = async |id: AccountId| self.look(&id, stop).await;
             let work = (0..WORKERS).map(|_| keep(&self.queue, "NotificationChannel", look));

@@ -76,7 +76,7 @@ pub trait Courier: Send + Sync + 'static {
 }
 
 /// What is in hand when the outbox stops has so long.
-const LAST: Duration = Duration::from_secs(4);
+const LAST: Duration = Duration::from_secs(3);
 
 /// Called when an account has a new report; must not block.
 type Tell = Arc<dyn Fn(AccountId) + Send + Sync>;

@@ -41,14 +41,14 @@ use crate::queue::Queue;
 use crate::token::{Keeper, RingNotice, RingSettings, RingState, SECRET_NAME, Tell};
 use crate::watch::{SILENT, Scope};
 
-/// A key is in the JWKS this long before it signs: verifiers cache up to 10 minutes.
-const KEY_LEAD: Seconds = Seconds::minutes(15);
 // A replica that does not see a new key within half of its lead must get no traffic: after the lead it signs.
-const _: () = assert!(SILENT.as_secs() < KEY_LEAD.0.unsigned_abs() / 2);
+const _: () = assert!(SILENT.as_secs() < RingSettings::LEAD.0.unsigned_abs() / 2);
 /// So many reads for online checks at once; their rate is limited as well.
 const CHECKS: usize = 16;
 /// How long what is in hand may go on after a shutdown began. The next leader waits for it.
-const FINISH: Duration = Duration::from_secs(5);
+const FINISH: Duration = Duration::from_secs(4);
+/// How long work that lost its right to write may take to end.
+const CUT_OFF: Duration = Duration::from_secs(1);
 
 /// What runs, in the order in which it is told to stop: what is sent is recorded by those that work, and the Lease is given
 /// up when nobody writes any more.
@@ -78,7 +78,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let public = public(&settings, &metrics, tasks, stop).await?;
     let operations = Bound::bind("ops", settings.ops_address).await?;
     let cluster_id = cluster_id(&settings, &asking).await?;
-    let leadership = stand(&settings, &server_clock, &stages.standing).await?;
+    let (elector, leadership) = candidate(&settings, &server_clock).await?;
     let client = client::fenced(asking.clone(), leadership.clone());
 
     let (events, poster) = events::channel(client.clone(), instance());
@@ -99,6 +99,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         cluster_id: &cluster_id,
     };
     let integrations = Arc::new(Integrations::start(&parts, &stages));
+    if let Some(elector) = elector {
+        let Stage { tasks, stop } = &stages.standing;
+        tasks.spawn(elector.run(fit(&seen, &integrations), stop.clone()));
+    }
     let controller = Controller::new(Parts {
         client: client.clone(),
         leadership: leadership.clone(),
@@ -143,37 +147,42 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 impl Stages {
     async fn end(self, leadership: &Leadership) {
         info!("stopping: passes in hand are finished");
-        self.sending.finish().await;
-        self.working.finish().await;
+        self.sending.finish(FINISH).await;
+        // With the watches: nothing is answered from what they do not follow any more.
+        self.serving.stop.cancel();
+        self.working.finish(FINISH).await;
         // What is not finished by now is cut off, as a crash would; only then may another replica lead.
-        leadership.end();
-        for stage in [self.working, self.standing, self.serving] {
-            stage.stop.cancel();
-            stage.tasks.close();
-            stage.tasks.wait().await;
-        }
+        leadership.close();
+        self.working.finish(CUT_OFF).await;
+        self.standing.finish(FINISH).await;
+        self.serving.finish(FINISH * 2).await;
     }
 }
 
 impl Stage {
     /// Tells it to stop, and gives it some time for what is in hand.
-    async fn finish(&self) {
+    async fn finish(&self, within: Duration) {
         self.stop.cancel();
         self.tasks.close();
-        let _ = tokio::time::timeout(FINISH, self.tasks.wait()).await;
+        let _ = tokio::time::timeout(within, self.tasks.wait()).await;
     }
 }
 
-/// Stands for election; what that allows. Without election everything is allowed.
-async fn stand(settings: &Settings, server_clock: &ServerClock, stage: &Stage) -> anyhow::Result<Leadership> {
-    let Some(duration) = settings.lease_duration else { return Ok(Leadership::always()) };
+/// A candidate for the Lease, and what it may do. Without election there is none, and everything is allowed.
+async fn candidate(settings: &Settings, server_clock: &ServerClock) -> anyhow::Result<(Option<Elector>, Leadership)> {
+    let Some(duration) = settings.lease_duration else { return Ok((None, Leadership::always())) };
     let uncounted: client::OnWrite = Arc::new(|_, _| {});
     let client = client::connect(server_clock.clone(), uncounted).await.context("cannot connect to the API server")?;
     let pod = std::env::var("POD_NAME").ok().filter(|pod| !pod.is_empty());
     let candidate = leader::Settings { namespace: settings.namespace.clone(), pod, host: instance(), duration };
     let (elector, leadership) = Elector::new(client, &candidate);
-    stage.tasks.spawn(elector.run(stage.stop.clone()));
-    Ok(leadership)
+    Ok((Some(elector), leadership))
+}
+
+// Without the key ring: only a leader makes the first.
+fn fit(seen: &Arc<Seen>, integrations: &Arc<Integrations>) -> leader::Fit {
+    let (seen, integrations) = (Arc::clone(seen), Arc::clone(integrations));
+    Arc::new(move || seen.trouble().or_else(|| integrations.trouble()).is_none())
 }
 
 /// The settings that passes depend on.
@@ -224,7 +233,7 @@ fn keeper(
     events: &Events,
 ) -> (Keeper, Receiver<RingState>) {
     let ring =
-        RingSettings { rotation: settings.signing_key_rotation, algorithm: settings.signing_algorithm, lead: KEY_LEAD };
+        RingSettings { rotation: settings.signing_key_rotation, algorithm: settings.signing_algorithm, lead: RingSettings::LEAD };
     let tell = tell(events.clone(), settings.namespace.clone());
     Keeper::new(writer, &settings.namespace, ring, Arc::clone(seen) as _, clock::now, tell)
 }
@@ -306,8 +315,8 @@ impl Accounts for Watched {
         self.seen.accounts.get(id)
     }
 
-    fn silence(&self) -> Option<Duration> {
-        self.seen.accounts.silence()
+    fn silence(&self, id: &AccountId) -> Option<Duration> {
+        self.seen.accounts.silence_of(&id.namespace)
     }
 
     fn read<'a>(&'a self, id: &'a AccountId) -> BoxFuture<'a, Result<Option<VirtualAccount>, ReadError>> {

@@ -54,6 +54,8 @@ impl Registry {
     // What the leader before did not come to is found by looking at all.
     async fn term(&self, users: &Users, stop: &CancellationToken) {
         if stop.run_until_cancelled(self.until_synced()).await.is_some() {
+            // What was found in an earlier term may have changed under another leader.
+            self.forget_slots();
             self.stores.keys().into_iter().for_each(|id| self.queue.add(id));
             self.count_down();
             let look = async |id: AccountId| self.look(&id, users, stop).await;

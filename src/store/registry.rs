@@ -249,6 +249,10 @@ impl Registry {
         self.queue.add(key(slot.id()));
     }
 
+    pub(super) fn forget_slots(&self) {
+        lock(&self.slots).clear();
+    }
+
     pub(super) fn count_down(&self) {
         let down = lock(&self.slots).values().filter(|slot| slot.guard.down().is_some()).count();
         self.parts.metrics.stores_down(down);

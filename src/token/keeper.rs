@@ -47,6 +47,8 @@ pub struct Keeper {
     memory: Option<Ring>,
     /// The last notices that came without a write, so that a lasting state is told once.
     told: Vec<RingNotice>,
+    /// The trouble that people know of.
+    told_trouble: Option<RingTrouble>,
     failures: u32,
     wait_until: Option<Tick>,
 }
@@ -91,6 +93,7 @@ impl Keeper {
             lags: None,
             memory: None,
             told: Vec::new(),
+            told_trouble: None,
             failures: 0,
             wait_until: None,
         };
@@ -210,19 +213,23 @@ impl Keeper {
         Ok(())
     }
 
-    fn publish(&self, trouble: Option<RingTrouble>) {
+    fn publish(&mut self, trouble: Option<RingTrouble>) {
         let before = self.state.borrow().clone();
         let ring = match (&before.ring, &self.memory) {
             (Some(shared), Some(ring)) if **shared == *ring => Some(shared.clone()),
             (_, ring) => ring.clone().map(Arc::new),
         };
-        let news = trouble.clone().filter(|_| trouble != before.trouble);
         let after = RingState { ring, trouble };
+        let trouble = after.trouble.clone();
         if after != before {
             self.state.send_replace(after);
         }
-        if let Some(trouble) = news.filter(|_| self.leadership.holds()) {
-            (self.tell)(RingNotice { warning: true, reason: trouble.reason(), message: trouble.to_string() });
+        // The leader tells, also of what it saw before it led.
+        if trouble.is_none() || (self.leadership.holds() && trouble != self.told_trouble) {
+            if let Some(trouble) = &trouble {
+                (self.tell)(RingNotice { warning: true, reason: trouble.reason(), message: trouble.to_string() });
+            }
+            self.told_trouble = trouble;
         }
     }
 

@@ -120,6 +120,15 @@ impl<K> Cache<K> {
         heard?.into_iter().min().map(|at| at.elapsed())
     }
 
+    /// How long ago the last list, event or bookmark arrived of what is watched in a namespace; `None` before the first list
+    /// of every part.
+    pub fn silence_of(&self, namespace: &str) -> Option<Duration> {
+        self.silence()?;
+        let inner = self.read();
+        let stream = inner.streams.iter().find(|stream| stream.part.covers(namespace))?;
+        stream.heard.map(|at| at.elapsed())
+    }
+
     /// For how long a stream is known to be broken; `None` if none is.
     pub fn broken_for(&self) -> Option<Duration> {
         self.read().streams.iter().filter_map(|stream| stream.broken).min().map(|at| at.elapsed())

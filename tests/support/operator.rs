@@ -252,6 +252,11 @@ impl Operator {
         self.child.wait().expect("the shell can be waited for")
     }
 
+    /// Waits for its end, which somebody has asked for.
+    pub(crate) fn wait_end(&mut self) -> ExitStatus {
+        self.child.wait().expect("the shell can be waited for")
+    }
+
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.pid

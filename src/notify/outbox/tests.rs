@@ -602,7 +602,7 @@ async fn stop_does_not_wait_for_a_message_that_takes_minutes() {
     pass(5).await;
     world.stop.cancel();
     (&mut world.running).await.unwrap();
-    assert_eq!(world.fake.seconds(), 9);
+    assert_eq!(world.fake.seconds(), 8);
 }
 
 #[tokio::test(start_paused = true)]
