@@ -102,6 +102,7 @@ func writeUses(auditLog, to string) error {
 	if err != nil {
 		return err
 	}
+	forgive(uses)
 	file, err := os.Create(to)
 	if err != nil {
 		return err
@@ -113,6 +114,19 @@ func writeUses(auditLog, to string) error {
 		}
 	}
 	return file.Close()
+}
+
+// forgive drops refusals of what the same plane allowed at another time: an API
+// server that starts refuses until it has read the roles, and one whose release
+// was uninstalled refuses from then on. A right that the roles lack is refused always.
+func forgive(uses map[use]bool) {
+	for u := range uses {
+		allowed := u
+		allowed.Refused = false
+		if u.Refused && uses[allowed] {
+			delete(uses, u)
+		}
+	}
 }
 
 func usesIn(log io.Reader) (map[use]bool, error) {
