@@ -232,8 +232,11 @@ fn keeper(
     seen: &Arc<Seen>,
     events: &Events,
 ) -> (Keeper, Receiver<RingState>) {
-    let ring =
-        RingSettings { rotation: settings.signing_key_rotation, algorithm: settings.signing_algorithm, lead: RingSettings::LEAD };
+    let ring = RingSettings {
+        rotation: settings.signing_key_rotation,
+        algorithm: settings.signing_algorithm,
+        lead: RingSettings::LEAD,
+    };
     let tell = tell(events.clone(), settings.namespace.clone());
     Keeper::new(writer, &settings.namespace, ring, Arc::clone(seen) as _, clock::now, tell)
 }
