@@ -34,6 +34,7 @@ fn what_is_wrong_is_named() {
         ("watchNamespaces={Payments}", "/watchNamespaces/0"),
         ("watchNamespaces={payments}", "settings.clusterId is required with watchNamespaces"),
         ("serviceAccount.create=false", "serviceAccount.name is required"),
+        ("settings.leaderElect=false", "settings.leaderElect: false needs replicas: 1"),
     ] {
         for helm in Helm::BOTH {
             let output = helm.offline(&["template", "example", &chart(), "--set", GIVEN, "--set", set]);
@@ -41,6 +42,25 @@ fn what_is_wrong_is_named() {
             assert!(!output.status.success() && said.contains(words), "{helm:?} {set}: {said}");
         }
     }
+}
+
+#[test]
+fn one_replica_without_election_is_replaced_and_not_doubled() {
+    let set = [GIVEN, "settings.leaderElect=false", "replicas=1"].map(|set| ["--set", set]).concat();
+    let text = Helm::Four.offline_ok(&[&["template", "example", &chart()], set.as_slice()].concat());
+    assert!(text.contains("type: Recreate") && !text.contains("maxSurge"), "{text}");
+}
+
+#[test]
+fn some_namespaces_only_need_nothing_cluster_wide_but_the_definitions() {
+    let set = [GIVEN, "watchNamespaces={payments}", "settings.clusterId=a", "admissionPolicies.enabled=true"];
+    let set = set.map(|set| ["--set", set]).concat();
+    let text = Helm::Four.offline_ok(&[&["template", "example", &chart()], set.as_slice()].concat());
+    assert!(!text.contains("kind: ClusterRole"), "{text}");
+    // Another operator's accounts are not this one's to guard.
+    let (_, policy) = text.split_once("name: example-virtual-account-operator-objects").expect("the policy");
+    let (constraints, _) = policy.split_once("variables:").expect("the policy");
+    assert!(constraints.contains("namespaceSelector") && constraints.contains("- payments"), "{constraints}");
 }
 
 #[test]

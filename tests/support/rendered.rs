@@ -50,6 +50,8 @@ impl Release {
         values.insert("extraEnv".into(), env.into());
         // Tests know it by this name; a release of another name would give it another.
         values.insert("serviceAccount".into(), json!({"name": "virtual-account-operator"}));
+        // One process stands for one replica; only one may run without election.
+        values.insert("replicas".into(), 1.into());
         let mut release = Self::new(helm, namespace, values.into());
         if namespace != super::operator::NAMESPACE {
             release.name = namespace.into();

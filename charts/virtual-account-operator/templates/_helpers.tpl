@@ -50,6 +50,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- required "issuerUrl is required: the URL under which verifiers reach the operator's public Service, for example https://tokens.example.com; it is the iss of every token" .Values.issuerUrl -}}
 {{- end -}}
 
+{{/* Not empty if replicas elect the one that writes. */}}
+{{- define "vao.elects" -}}
+{{- if ne (toString .Values.settings.leaderElect) "false" -}}
+yes
+{{- else if gt (int .Values.replicas) 1 -}}
+{{- fail "settings.leaderElect: false needs replicas: 1; without election every replica does all the work" -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The command line of the container, as a YAML list. */}}
 {{- define "vao.args" -}}
 - run
