@@ -25,7 +25,7 @@ use crate::account::controller::{Controller, Parts};
 use crate::account::desired::Limits;
 use crate::account::kubernetes::Kubernetes;
 use crate::account::seen::Seen;
-use crate::api::{AccountId, Seconds, VirtualAccount};
+use crate::api::{AccountId, VirtualAccount};
 use crate::client;
 use crate::clock::{self, ServerClock};
 use crate::config::Settings;

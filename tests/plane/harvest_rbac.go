@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	neturl "net/url"
 	"os"
@@ -76,7 +75,7 @@ func harvestRBAC(auditLog string) func() {
 	if dir == "" || auditLog == "" {
 		return func() {}
 	}
-	stem := filepath.Join(dir, fmt.Sprint(os.Getpid()))
+	stem := filepath.Join(dir, harvestName())
 	if err := os.WriteFile(stem+".running", nil, 0o600); err != nil {
 		progress("cannot mark the harvest of rights: %v", err)
 	}

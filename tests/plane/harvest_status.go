@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	kstatus "sigs.k8s.io/cli-utils/pkg/kstatus/status"
@@ -25,6 +26,12 @@ type harvest struct {
 	Violations []string       `json:"violations"`
 }
 
+// harvestName begins with the process id, by which a plane that died is told from
+// one that is slow. The time makes it unique: ids come again in a long run.
+func harvestName() string {
+	return fmt.Sprintf("%d-%d", os.Getpid(), time.Now().UnixNano())
+}
+
 // harvestStatuses marks a plane as running and returns what to do at its end.
 // Without a directory in the environment nothing is done.
 func harvestStatuses(auditLog string) func() {
@@ -32,7 +39,7 @@ func harvestStatuses(auditLog string) func() {
 	if dir == "" || auditLog == "" {
 		return func() {}
 	}
-	stem := filepath.Join(dir, fmt.Sprint(os.Getpid()))
+	stem := filepath.Join(dir, harvestName())
 	if err := os.WriteFile(stem+".running", nil, 0o600); err != nil {
 		progress("cannot mark the harvest: %v", err)
 	}

@@ -93,7 +93,7 @@ func waitForPlanes(dir string) []string {
 	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
 		marks, _ := filepath.Glob(filepath.Join(dir, "*.running"))
 		alive := slices.ContainsFunc(marks, func(mark string) bool {
-			pid := strings.TrimSuffix(filepath.Base(mark), ".running")
+			pid, _, _ := strings.Cut(filepath.Base(mark), "-")
 			_, err := os.Stat(filepath.Join("/proc", pid))
 			return err == nil
 		})
