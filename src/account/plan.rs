@@ -213,11 +213,12 @@ fn secret_step(desired: &Desired, observed: &Observed, issue: &Issue, now: Insta
         (SecretView::Watched { meta, .. }, _) => {
             let skew = desired.limits.max_clock_skew;
             let holds_newest = ledger.in_secret() && !ledger.previous_is_over(now, skew, observed.clock_trusted);
-            if holds_newest {
-                return SecretStep::Keep;
-            }
+            // Also where it holds the newest token: a repair that was refused is not forgotten before its next attempt.
             if !may_attempt(desired, observed, now) {
                 return SecretStep::Wait;
+            }
+            if holds_newest {
+                return SecretStep::Keep;
             }
             match (&ledger.secret.version, meta) {
                 (None, _) => SecretStep::Create(image),
