@@ -41,7 +41,8 @@ fn what_the_chart_installs_works() {
 
 #[test]
 fn both_helms_install_what_is_asked_for_and_no_more() {
-    let plane = Plane::shared();
+    // Not a shared one: definitions and roles are the cluster's, and Helm does not install beside another who does.
+    let plane = &Plane::start();
     for (helm, name) in [(Helm::Three, "three"), (Helm::Four, "four")] {
         let namespace = format!("vao-{name}");
         let mut release = Release::new(helm, &namespace, json!({"issuerUrl": ISSUER}));
@@ -120,7 +121,7 @@ fn refusals(plane: &Plane) -> Vec<String> {
 
 #[test]
 fn the_rendered_folder_is_applied_on_the_server_side() {
-    let plane = Plane::shared();
+    let plane = Plane::start();
     let folder = crate::root().join("config/default").display().to_string();
     plane.kubectl_ok(&["apply", "--server-side", "--force-conflicts", "--validate=strict", "-k", &folder], None);
     let text =
