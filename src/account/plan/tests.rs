@@ -327,3 +327,26 @@ fn a_failed_delivery_waits_for_its_time_unless_something_changes() {
     far.observed.status = status;
     assert!(matches!(far.act(due).secret, SecretStep::Replace { .. }), "further ahead than the cap counts as now");
 }
+
+#[test]
+fn a_refused_repair_is_not_forgotten_before_its_next_attempt() {
+    let bare = |scene: &Scene| {
+        let mut meta = scene.meta("10");
+        meta.labels.remove(ACCOUNT_LABEL);
+        SecretView::Watched { meta: Some(meta), position: 50 }
+    };
+    let mut scene = Scene::holding(&[entry("j1")]);
+    scene.observed.secret = bare(&scene);
+    assert_eq!(plan(&scene.desired, &scene.observed, at(60)), Plan::ReadInOrder, "a label is missing");
+    let status = scene.observed.status.clone().map(|mut status: VirtualAccountStatus| {
+        let error = crate::api::TargetError { reason: "Forbidden".into(), message: "no".into() };
+        let secret = status.token_secret.as_mut().unwrap();
+        (secret.error, secret.next_attempt_at) = (Some(error), Some(at(90)));
+        status
+    });
+    let scene = scene.with_status(status.unwrap());
+    assert_eq!(scene.act(at(60)).secret, SecretStep::Wait, "though it holds the newest token");
+    let kept = scene.finish(at(60), &Outcome::Untouched).token_secret.unwrap();
+    assert_eq!((kept.error.map(|error| error.reason), kept.next_attempt_at), (Some("Forbidden".into()), Some(at(90))));
+    assert_eq!(plan(&scene.desired, &scene.observed, at(90)), Plan::ReadInOrder, "its time has come");
+}
