@@ -279,14 +279,44 @@ pub enum SettingsError {
 impl RunArgs {
     /// Resolves the defaults and checks the flags against each other.
     pub fn settings(self) -> Result<Settings, SettingsError> {
-        let default_audience = self.default_audience.unwrap_or_else(|| self.issuer_url.as_str().to_owned());
-        let mut allowed_audiences: BTreeSet<String> = self.allowed_audiences.into_iter().collect();
-        if allowed_audiences.is_empty() {
-            allowed_audiences.insert(default_audience.clone());
+        self.check()?;
+        let (default_audience, allowed_audiences) = audiences(&self)?;
+        let watch = Scope::of(self.watch_namespaces);
+        if !watch.is_cluster() && self.cluster_id.is_none() {
+            return Err(SettingsError::ClusterId);
         }
-        if !allowed_audiences.contains(&default_audience) {
-            return Err(SettingsError::DefaultAudience(default_audience));
-        }
+        let tls = tls(self.tls_cert, self.tls_key)?;
+        Ok(Settings {
+            issuer_url: self.issuer_url,
+            default_audience,
+            allowed_audiences,
+            minimum_rotation_interval: self.minimum_rotation_interval,
+            max_token_lifetime: self.max_token_lifetime,
+            max_clock_skew: self.max_clock_skew,
+            adopt_restored: self.adopt_restored,
+            signing_algorithm: self.signing_algorithm,
+            signing_key_rotation: self.signing_key_rotation,
+            reissue_rate: self.reissue_rate,
+            namespace: self.namespace.namespace,
+            workers: self.workers.into(),
+            store_concurrency: self.store_concurrency.into(),
+            store_timeout: self.store_timeout,
+            store_check_interval: self.store_check_interval,
+            cleanup_deadline: self.cleanup_deadline,
+            allow_ambient_credentials: self.allow_ambient_credentials,
+            allow_local_endpoints: self.allow_local_endpoints,
+            cluster_id: self.cluster_id,
+            cluster_name: self.cluster_name,
+            lease_duration: self.leader_elect.then(|| self.leader_elect_lease_duration.as_duration()),
+            watch,
+            public_address: self.public_address,
+            tls,
+            ops_address: self.ops_address,
+        })
+    }
+
+    // Durations that nothing could work with, alone or beside another.
+    fn check(&self) -> Result<(), SettingsError> {
         let (lifetime, interval) = (self.max_token_lifetime, self.minimum_rotation_interval);
         if interval < Seconds(1) {
             return Err(SettingsError::Interval);
@@ -307,39 +337,21 @@ impl RunArgs {
         if !(Seconds(3)..=Seconds::minutes(10)).contains(&lease) {
             return Err(SettingsError::LeaseDuration(lease));
         }
-        let watch = Scope::of(self.watch_namespaces);
-        if !watch.is_cluster() && self.cluster_id.is_none() {
-            return Err(SettingsError::ClusterId);
-        }
-        let tls = tls(self.tls_cert, self.tls_key)?;
-        Ok(Settings {
-            issuer_url: self.issuer_url,
-            default_audience,
-            allowed_audiences,
-            minimum_rotation_interval: interval,
-            max_token_lifetime: lifetime,
-            max_clock_skew: self.max_clock_skew,
-            adopt_restored: self.adopt_restored,
-            signing_algorithm: self.signing_algorithm,
-            signing_key_rotation: self.signing_key_rotation,
-            reissue_rate: self.reissue_rate,
-            namespace: self.namespace.namespace,
-            workers: self.workers.into(),
-            store_concurrency: self.store_concurrency.into(),
-            store_timeout: self.store_timeout,
-            store_check_interval: self.store_check_interval,
-            cleanup_deadline: self.cleanup_deadline,
-            allow_ambient_credentials: self.allow_ambient_credentials,
-            allow_local_endpoints: self.allow_local_endpoints,
-            cluster_id: self.cluster_id,
-            cluster_name: self.cluster_name,
-            lease_duration: self.leader_elect.then(|| lease.as_duration()),
-            watch,
-            public_address: self.public_address,
-            tls,
-            ops_address: self.ops_address,
-        })
+        Ok(())
     }
+}
+
+// What a token is for if its account does not say, and all that it may be for.
+fn audiences(flags: &RunArgs) -> Result<(String, BTreeSet<String>), SettingsError> {
+    let default = flags.default_audience.clone().unwrap_or_else(|| flags.issuer_url.as_str().to_owned());
+    let mut allowed: BTreeSet<String> = flags.allowed_audiences.iter().cloned().collect();
+    if allowed.is_empty() {
+        allowed.insert(default.clone());
+    }
+    if !allowed.contains(&default) {
+        return Err(SettingsError::DefaultAudience(default));
+    }
+    Ok((default, allowed))
 }
 
 fn tls(cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<TlsFiles>, SettingsError> {
