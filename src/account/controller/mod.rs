@@ -1,41 +1,42 @@
 //! When a pass runs: on a change of the account, of its Secret or of the key ring, and at the instants that a pass asked
 //! for. Knows no rules of the ledger.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
-use k8s_openapi::api::core::v1::Secret;
 use kube::{Client, ResourceExt};
 use tokio::sync::watch::Receiver;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+mod bucket;
+mod cluster;
+
+use bucket::Bucket;
+
 use super::apply::{Report, pass};
-use super::cluster::{CallError, Cluster};
-use super::desired::{Limits, StorePath};
+use super::cluster::Cluster as _;
+use super::desired::Limits;
 use super::journal::{is_event, journal};
 use super::kubernetes::Kubernetes;
-
 use super::observe::version_number;
-use super::secret::SecretMeta;
 use super::seen::{SecretObject, Seen, Watches};
-use crate::api::{AccountId, Instant, IssueReason, ObjectId, Seconds, VirtualAccount, VirtualAccountStatus};
+use crate::api::{AccountId, IssueReason, Seconds, VirtualAccount, VirtualAccountStatus};
 use crate::backoff;
 use crate::clock::{self, ServerClock};
-use crate::events::{Events, Notice, Severity};
-use crate::integration::{Namespaces, ProviderError};
+use crate::events::{Events, Severity};
+use crate::integration::Namespaces;
 use crate::leader::Leadership;
 use crate::lock::lock;
 use crate::metrics::Metrics;
-use crate::notify::{self, Channels, Outbox, Posted};
+use crate::notify::{Channels, Outbox};
 use crate::queue::Queue;
 use crate::store::registry::Registry;
-use crate::store::{Admission, Held, Value};
-use crate::token::{Ledgers as _, Ring, RingState, fresh_jti};
+use crate::token::{Ledgers as _, RingState};
 use crate::watch::Change;
 
 /// After an error that is nobody's fault the next pass comes within this.
@@ -291,176 +292,6 @@ impl Controller {
                 self.events.publish(account, line.notice);
             }
         }
-    }
-}
-
-impl Cluster for Controller {
-    fn now(&self) -> Instant {
-        clock::now()
-    }
-
-    fn clock_trusted(&self) -> bool {
-        self.server_clock.trusted(self.limits.max_clock_skew)
-    }
-
-    fn fresh_id(&self) -> String {
-        fresh_jti()
-    }
-
-    fn limits(&self) -> Arc<Limits> {
-        Arc::clone(&self.limits)
-    }
-
-    fn keys(&self) -> (Option<Arc<Ring>>, Option<String>) {
-        let state = self.keys.borrow();
-        (state.ring.clone(), state.trouble.as_ref().map(ToString::to_string))
-    }
-
-    fn may_reissue(&self) -> bool {
-        lock(&self.reissues).available()
-    }
-
-    fn account(&self, id: &AccountId) -> Option<Arc<VirtualAccount>> {
-        let watched = self.seen.accounts.get(id);
-        let own = lock(&self.memory).get(id).cloned();
-        match (watched, own) {
-            (Some(watched), Some(own))
-                if same_object(&watched, &own) && version(own.as_ref()) > version(watched.as_ref()) =>
-            {
-                Some(own)
-            }
-            (watched, _) => watched,
-        }
-    }
-
-    fn remember(&self, id: &AccountId, account: Option<&VirtualAccount>) {
-        let mut memory = lock(&self.memory);
-        match account {
-            Some(account) => memory.insert(id.clone(), Arc::new(account.clone())),
-            None => memory.remove(id),
-        };
-    }
-
-    fn secrets(&self, id: &AccountId) -> (Vec<SecretMeta>, u64) {
-        // In this order: what arrives in between makes the list newer than the version, never older.
-        let shown = self.seen.secrets.shown(&id.namespace);
-        (self.seen.secrets_of(id), shown)
-    }
-
-    async fn read_secret(&self, id: &AccountId) -> Result<Option<Secret>, CallError> {
-        self.kubernetes.read_secret(id).await
-    }
-
-    async fn read_account(&self, id: &AccountId) -> Result<Option<VirtualAccount>, CallError> {
-        self.kubernetes.read_account(id).await
-    }
-
-    async fn write_status(
-        &self,
-        account: &VirtualAccount,
-        status: VirtualAccountStatus,
-    ) -> Result<VirtualAccount, CallError> {
-        let written = self.kubernetes.write_status(account, status).await?;
-        self.tell(&written, account.status.as_ref());
-        Ok(written)
-    }
-
-    async fn create_secret(&self, secret: &Secret) -> Result<String, CallError> {
-        self.kubernetes.create_secret(secret).await
-    }
-
-    async fn replace_secret(&self, secret: &Secret) -> Result<String, CallError> {
-        self.kubernetes.replace_secret(secret).await
-    }
-
-    async fn delete_secret(&self, namespace: &str, meta: &SecretMeta) -> Result<(), CallError> {
-        self.kubernetes.delete_secret(namespace, meta).await
-    }
-
-    async fn write_finalizer(&self, account: &VirtualAccount, there: bool) -> Result<VirtualAccount, CallError> {
-        self.kubernetes.write_finalizer(account, there).await
-    }
-
-    fn admit(&self, namespace: &str, at: &StorePath) -> Admission {
-        self.stores.admit(namespace, &at.store, &at.path)
-    }
-
-    fn place(&self, at: &StorePath) -> Option<String> {
-        self.stores.place(&at.store, &at.path)
-    }
-
-    fn store_deleting(&self, store: &ObjectId) -> bool {
-        self.stores.deleting(store)
-    }
-
-    fn namespace_terminating(&self, namespace: &str) -> bool {
-        self.namespaces.terminating(namespace)
-    }
-
-    async fn read_store(&self, at: &StorePath) -> Result<Held, ProviderError> {
-        self.stores.read(&at.store, &at.path).await
-    }
-
-    async fn write_store(&self, at: &StorePath, value: &Value<'_>, over: &Held) -> Result<String, ProviderError> {
-        self.stores.write(&at.store, &at.path, value, over).await
-    }
-
-    async fn retire_store(&self, at: &StorePath, held: &Held, keep: &BTreeSet<String>) -> Result<(), ProviderError> {
-        self.stores.retire(&at.store, &at.path, held, keep).await
-    }
-
-    async fn delete_store(&self, at: &StorePath, held: &Held) -> Result<(), ProviderError> {
-        self.stores.delete(&at.store, &at.path, held).await
-    }
-
-    fn channel(&self, namespace: &str, channel: &ObjectId) -> notify::Admission {
-        self.channels.admit(namespace, channel)
-    }
-
-    fn reports(&self, id: &AccountId) -> BTreeMap<String, notify::Report> {
-        self.outbox.reports(id)
-    }
-
-    fn post(&self, id: &AccountId, letters: Vec<Posted>) {
-        if !self.leadership.holds() {
-            return;
-        }
-        self.outbox.post(id, letters);
-        // It may have gone since the pass began, and nobody would come back to it.
-        if self.seen.accounts.get(id).is_none() {
-            self.outbox.post(id, Vec::new());
-        }
-    }
-
-    fn left_behind(&self, account: &VirtualAccount, at: &StorePath, why: &str) {
-        let message = format!("{at} still holds the token, which is refused online; remove it by hand: {why}");
-        warn!(account = %identity(account), reason = "LeftBehind", "{message}");
-        let notice = Notice { type_: Severity::Warning, reason: "LeftBehind", action: "CleanUp", message };
-        self.events.publish(account, notice);
-    }
-}
-
-/// So many re-issues a second, over all accounts; refilled by the monotonic clock.
-struct Bucket {
-    rate: f64,
-    level: f64,
-    at: std::time::Instant,
-}
-
-impl Bucket {
-    fn new(rate: u32) -> Self {
-        Self { rate: rate.into(), level: rate.into(), at: std::time::Instant::now() }
-    }
-
-    fn available(&mut self) -> bool {
-        let now = std::time::Instant::now();
-        self.level = (self.level + self.rate * (now - self.at).as_secs_f64()).min(self.rate);
-        self.at = now;
-        self.level >= 1.0
-    }
-
-    fn take(&mut self) {
-        self.level -= 1.0;
     }
 }
 
