@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch::Receiver;
 use tokio_util::sync::CancellationToken;
 
+use super::Base;
 use crate::account::controller::Controller;
 use crate::api::Seconds;
 use crate::clock::{self, ServerClock};
@@ -19,17 +20,30 @@ const INTERVAL: Duration = Duration::from_secs(5);
 
 /// What they are read from.
 pub(super) struct Gauges {
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) leadership: Leadership,
-    pub(super) keys: Receiver<RingState>,
-    pub(super) rotation: Seconds,
-    pub(super) controller: Arc<Controller>,
-    pub(super) ready: Readiness,
-    pub(super) clock: ServerClock,
-    pub(super) max_skew: Seconds,
+    metrics: Arc<Metrics>,
+    leadership: Leadership,
+    keys: Receiver<RingState>,
+    rotation: Seconds,
+    controller: Arc<Controller>,
+    ready: Readiness,
+    clock: ServerClock,
+    max_skew: Seconds,
 }
 
 impl Gauges {
+    pub(super) fn new(base: &Base, controller: Arc<Controller>, ready: Readiness) -> Self {
+        Self {
+            metrics: Arc::clone(&base.metrics),
+            leadership: base.leadership.clone(),
+            keys: base.keys.clone(),
+            rotation: base.settings.signing_key_rotation,
+            controller,
+            ready,
+            clock: base.server_clock.clone(),
+            max_skew: base.settings.max_clock_skew,
+        }
+    }
+
     /// Sets them until `stop`.
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(INTERVAL);

@@ -4,36 +4,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kube::Client;
 
-use super::{Stage, Stages};
-use crate::account::seen::Seen;
+use super::{Base, Stage, Stages};
 use crate::api::{AccountId, ObjectId};
-use crate::config::Settings;
-use crate::events::Events;
 use crate::integration::{Concern, Namespaces, Network, ProviderError, TIMING, Tell};
-use crate::leader::Leadership;
-use crate::metrics::Metrics;
 use crate::notify::channels::Recovered;
 use crate::notify::{self, Channels, Courier, Message, Outbox};
-use crate::queue::Queue;
 use crate::store::{self, Ambient, Registry, Users};
 use crate::token::SECRET_NAME;
 
 /// How long one step of a notification channel may take. A message of many steps has more: `Medium::timeouts`.
 const CHANNEL_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// What they are made of.
-pub(super) struct Parts<'a> {
-    pub(super) settings: &'a Settings,
-    pub(super) client: &'a Client,
-    pub(super) leadership: &'a Leadership,
-    pub(super) seen: &'a Arc<Seen>,
-    pub(super) queue: &'a Arc<Queue>,
-    pub(super) events: &'a Events,
-    pub(super) metrics: &'a Arc<Metrics>,
-    pub(super) cluster_id: &'a str,
-}
 
 /// What accounts are integrated with, at work.
 pub(super) struct Integrations {
@@ -44,12 +25,12 @@ pub(super) struct Integrations {
 }
 
 impl Integrations {
-    pub(super) fn start(parts: &Parts<'_>, stages: &Stages) -> Self {
+    pub(super) fn start(base: &Base, stages: &Stages) -> Self {
         let Stage { tasks, stop } = &stages.working;
-        let (namespaces, watch) = Namespaces::new(parts.client.clone(), &parts.settings.watch);
+        let (namespaces, watch) = Namespaces::new(base.client.clone(), &base.settings.watch);
         // The outbox sends by the channels, and hears from them.
         let outbox: Arc<OnceLock<Arc<Outbox>>> = Arc::default();
-        let tell = tell(parts, Arc::clone(&outbox));
+        let tell = tell(base, Arc::clone(&outbox));
         let waiting = Arc::clone(&outbox);
         let recovered: Recovered = Arc::new(move |channel| {
             if let Some(outbox) = waiting.get() {
@@ -59,18 +40,18 @@ impl Integrations {
         let about = Arc::clone(&tell);
         let of_namespace = move |name: &str| about(Concern::Namespace(name.to_owned()));
         tasks.spawn(Arc::clone(&namespaces).run(watch, of_namespace, stop.clone()));
-        let (stores, store_tasks) = stores(parts, &namespaces, &tell);
-        let users = Arc::clone(parts.seen);
+        let (stores, store_tasks) = stores(base, &namespaces, &tell);
+        let users = Arc::clone(&base.seen);
         let users: Users = Arc::new(move |store| users.users_of(store));
         tasks.spawn(Arc::clone(&stores).run(store_tasks, users, stop.clone()));
-        let (channels, channel_tasks) = channels(parts, &namespaces, &tell, recovered);
+        let (channels, channel_tasks) = channels(base, &namespaces, &tell, recovered);
         tasks.spawn(Arc::clone(&channels).run(channel_tasks, stop.clone()));
-        let queue = Arc::clone(parts.queue);
+        let queue = Arc::clone(&base.queue);
         let told = Arc::new(move |account: AccountId| queue.add(account));
         let post = Post(Arc::clone(&channels));
-        let outbox = Arc::clone(outbox.get_or_init(|| Outbox::new(Arc::new(post), cluster(parts), told)));
+        let outbox = Arc::clone(outbox.get_or_init(|| Outbox::new(Arc::new(post), base.cluster_name(), told)));
         let Stage { tasks, stop } = &stages.sending;
-        let (sender, leadership, stop) = (Arc::clone(&outbox), parts.leadership.clone(), stop.clone());
+        let (sender, leadership, stop) = (Arc::clone(&outbox), base.leadership.clone(), stop.clone());
         tasks.spawn(async move { leadership.lead(&stop, || sender.run(stop.clone())).await });
         Self { namespaces, stores, channels, outbox }
     }
@@ -91,8 +72,8 @@ impl Courier for Post {
     }
 }
 
-fn tell(parts: &Parts<'_>, outbox: Arc<OnceLock<Arc<Outbox>>>) -> Tell {
-    let (seen, queue) = (Arc::clone(parts.seen), Arc::clone(parts.queue));
+fn tell(base: &Base, outbox: Arc<OnceLock<Arc<Outbox>>>) -> Tell {
+    let (seen, queue) = (Arc::clone(&base.seen), Arc::clone(&base.queue));
     Arc::new(move |concern| {
         if let (Concern::Channel(channel), Some(outbox)) = (&concern, outbox.get()) {
             outbox.changed(channel);
@@ -101,15 +82,11 @@ fn tell(parts: &Parts<'_>, outbox: Arc<OnceLock<Arc<Outbox>>>) -> Tell {
     })
 }
 
-fn cluster(parts: &Parts<'_>) -> String {
-    parts.settings.cluster_name.clone().unwrap_or_else(|| parts.cluster_id.to_owned())
-}
-
-fn stores(parts: &Parts<'_>, namespaces: &Arc<Namespaces>, tell: &Tell) -> (Arc<Registry>, store::registry::Tasks) {
-    let settings = parts.settings;
+fn stores(base: &Base, namespaces: &Arc<Namespaces>, tell: &Tell) -> (Arc<Registry>, store::registry::Tasks) {
+    let settings = &base.settings;
     Registry::new(store::registry::Parts {
-        client: parts.client.clone(),
-        leadership: parts.leadership.clone(),
+        client: base.client.clone(),
+        leadership: base.leadership.clone(),
         namespaces: Arc::clone(namespaces),
         open: store::open::providers(),
         network: Network {
@@ -120,8 +97,8 @@ fn stores(parts: &Parts<'_>, namespaces: &Arc<Namespaces>, tell: &Tell) -> (Arc<
         concurrency: settings.store_concurrency,
         ambient: Ambient { namespace: settings.namespace.clone(), everywhere: settings.allow_ambient_credentials },
         keys: AccountId::new(&settings.namespace, SECRET_NAME),
-        events: parts.events.clone(),
-        metrics: Arc::clone(parts.metrics),
+        events: base.events.clone(),
+        metrics: Arc::clone(&base.metrics),
         tell: Arc::clone(tell),
         timing: TIMING,
         scope: settings.watch.clone(),
@@ -129,25 +106,25 @@ fn stores(parts: &Parts<'_>, namespaces: &Arc<Namespaces>, tell: &Tell) -> (Arc<
 }
 
 fn channels(
-    parts: &Parts<'_>,
+    base: &Base,
     namespaces: &Arc<Namespaces>,
     tell: &Tell,
     recovered: Recovered,
 ) -> (Arc<Channels>, notify::channels::Tasks) {
-    let settings = parts.settings;
+    let settings = &base.settings;
     Channels::new(notify::channels::Parts {
-        client: parts.client.clone(),
-        leadership: parts.leadership.clone(),
+        client: base.client.clone(),
+        leadership: base.leadership.clone(),
         namespaces: Arc::clone(namespaces),
         open: notify::open::media(),
         network: Network { allow_local: settings.allow_local_endpoints, allow_http: false, timeout: CHANNEL_TIMEOUT },
         keys: AccountId::new(&settings.namespace, SECRET_NAME),
-        events: parts.events.clone(),
-        metrics: Arc::clone(parts.metrics),
+        events: base.events.clone(),
+        metrics: Arc::clone(&base.metrics),
         tell: Arc::clone(tell),
         recovered,
         timing: TIMING,
-        cluster: cluster(parts),
+        cluster: base.cluster_name(),
         scope: settings.watch.clone(),
     })
 }
