@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	neturl "net/url"
-	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -68,51 +68,14 @@ type objectRef struct {
 	Name        string `json:"name"`
 }
 
-// harvestRBAC marks a plane as running and returns what to do at its end.
-// Without a directory in the environment nothing is done.
-func harvestRBAC(auditLog string) func() {
-	dir := os.Getenv(rbacHarvestDir)
-	if dir == "" || auditLog == "" {
-		return func() {}
-	}
-	stem := filepath.Join(dir, harvestName())
-	if err := os.WriteFile(stem+".running", nil, 0o600); err != nil {
-		progress("cannot mark the harvest of rights: %v", err)
-	}
-	return func() {
-		if err := writeUses(auditLog, stem+".jsonl"); err != nil {
-			// The mark stays, which fails the check.
-			progress("cannot harvest rights: %v", err)
-			return
-		}
-		_ = os.Remove(stem + ".running")
-	}
-}
-
-func writeUses(auditLog, to string) error {
-	log, err := os.Open(auditLog)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // the API server was never asked anything
-	} else if err != nil {
-		return err
-	}
-	defer log.Close()
+// usesSeen is what the operators on a plane asked for.
+func usesSeen(log io.Reader) (any, error) {
 	uses, err := usesIn(log)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	forgive(uses)
-	file, err := os.Create(to)
-	if err != nil {
-		return err
-	}
-	lines := json.NewEncoder(file)
-	for u := range uses {
-		if err := lines.Encode(u); err != nil {
-			return errors.Join(err, file.Close())
-		}
-	}
-	return file.Close()
+	return slices.Collect(maps.Keys(uses)), nil
 }
 
 // forgive drops refusals of what the same plane allowed at another time: an API

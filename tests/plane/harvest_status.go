@@ -3,73 +3,23 @@ package main
 import (
 	"bufio"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
-	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	kstatus "sigs.k8s.io/cli-utils/pkg/kstatus/status"
 )
 
-// harvestDir names the directory to which each plane, at its end, adds what
+// statusHarvestDir names the directory to which each plane, at its end, adds what
 // kstatus makes of the statuses that were written on it.
-const harvestDir = "VAO_STATUS_HARVEST"
+const statusHarvestDir = "VAO_STATUS_HARVEST"
 
-// harvest is what one plane, or a whole test run, has seen.
-type harvest struct {
+// statusesSeen is what one plane, or a whole test run, has seen.
+type statusesSeen struct {
 	// Counts are by kind, kstatus and Ready reason.
 	Counts     map[string]int `json:"counts"`
 	Violations []string       `json:"violations"`
-}
-
-// harvestName begins with the process id, by which a plane that died is told from
-// one that is slow. The time makes it unique: ids come again in a long run.
-func harvestName() string {
-	return fmt.Sprintf("%d-%d", os.Getpid(), time.Now().UnixNano())
-}
-
-// harvestStatuses marks a plane as running and returns what to do at its end.
-// Without a directory in the environment nothing is done.
-func harvestStatuses(auditLog string) func() {
-	dir := os.Getenv(harvestDir)
-	if dir == "" || auditLog == "" {
-		return func() {}
-	}
-	stem := filepath.Join(dir, harvestName())
-	if err := os.WriteFile(stem+".running", nil, 0o600); err != nil {
-		progress("cannot mark the harvest: %v", err)
-	}
-	return func() {
-		if err := writeHarvest(auditLog, stem); err != nil {
-			// The mark stays, which fails the summary.
-			progress("cannot harvest statuses: %v", err)
-			return
-		}
-		_ = os.Remove(stem + ".running")
-	}
-}
-
-func writeHarvest(auditLog, stem string) error {
-	file, err := os.Open(auditLog)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // the API server was never asked anything
-	} else if err != nil {
-		return err
-	}
-	defer file.Close()
-	seen, err := judgeLog(file)
-	if err != nil {
-		return err
-	}
-	data, err := json.Marshal(seen)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(stem+".json", data, 0o600)
 }
 
 // statusWrite is a line of the audit log, as far as it matters here.
@@ -97,8 +47,8 @@ func (w *statusWrite) isOurs() bool {
 		w.ResponseStatus.Code == 200 && strings.HasPrefix(w.User.Username, "system:serviceaccount:")
 }
 
-func judgeLog(log io.Reader) (*harvest, error) {
-	seen := &harvest{Counts: map[string]int{}}
+func judgeStatuses(log io.Reader) (any, error) {
+	seen := &statusesSeen{Counts: map[string]int{}}
 	lines := bufio.NewReaderSize(log, 1<<16)
 	for {
 		line, err := lines.ReadBytes('\n')
@@ -120,25 +70,25 @@ func judgeLog(log io.Reader) (*harvest, error) {
 	}
 }
 
-func (h *harvest) add(object *unstructured.Unstructured) {
+func (s *statusesSeen) add(object *unstructured.Unstructured) {
 	ready, _ := conditionOf(object, "Ready")
 	got := "error"
 	result, err := kstatus.Compute(object)
 	if err == nil {
 		got = result.Status.String()
 	}
-	h.Counts[fmt.Sprintf("%s %s %s", object.GetKind(), got, ready.Reason)]++
+	s.Counts[fmt.Sprintf("%s %s %s", object.GetKind(), got, ready.Reason)]++
 	for _, violation := range violations(object, got, err) {
-		h.violate("%s %s/%s: %s", object.GetKind(), object.GetNamespace(), object.GetName(), violation)
+		s.violate("%s %s/%s: %s", object.GetKind(), object.GetNamespace(), object.GetName(), violation)
 	}
 }
 
 // maxViolations keep the report readable.
 const maxViolations = 50
 
-func (h *harvest) violate(format string, args ...any) {
-	if len(h.Violations) < maxViolations {
-		h.Violations = append(h.Violations, fmt.Sprintf(format, args...))
+func (s *statusesSeen) violate(format string, args ...any) {
+	if len(s.Violations) < maxViolations {
+		s.Violations = append(s.Violations, fmt.Sprintf(format, args...))
 	}
 }
 

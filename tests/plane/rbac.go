@@ -2,26 +2,18 @@ package main
 
 import (
 	"bufio"
-	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"maps"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 )
-
-// harvestPatience is how long planes of test processes that have ended may take
-// to read their audit logs.
-const harvestPatience = time.Minute
 
 // secretSelectors are those with which Secrets may be listed and watched: the
 // token Secrets, whose metadata is all that is asked for, and the key ring.
@@ -79,45 +71,14 @@ func rbac(args []string) int {
 }
 
 func readUses(dir string) ([]use, error) {
-	deadline := time.Now().Add(harvestPatience)
-	for {
-		running, err := filepath.Glob(filepath.Join(dir, "*.running"))
-		if err != nil {
-			return nil, err
-		}
-		if len(running) == 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("these planes have not harvested: %s", strings.Join(running, " "))
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
-	if err != nil {
-		return nil, err
-	}
 	all := map[use]bool{}
-	for _, name := range files {
-		file, err := os.Open(name)
-		if err != nil {
-			return nil, err
-		}
-		for lines := json.NewDecoder(file); ; {
-			var u use
-			if err := lines.Decode(&u); errors.Is(err, io.EOF) {
-				break
-			} else if err != nil {
-				return nil, errors.Join(fmt.Errorf("%s: %w", name, err), file.Close())
-			}
+	err := gather(dir, func(seen []use) {
+		for _, u := range seen {
 			all[u] = true
 		}
-		if err := file.Close(); err != nil {
-			return nil, err
-		}
-	}
+	})
 	byText := func(a, b use) int { return strings.Compare(fmt.Sprintf("%+v", a), fmt.Sprintf("%+v", b)) }
-	return slices.SortedFunc(maps.Keys(all), byText), nil
+	return slices.SortedFunc(maps.Keys(all), byText), err
 }
 
 // readExpected reads lines such as `create tokenreviews.authentication.k8s.io cluster`;

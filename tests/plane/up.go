@@ -64,9 +64,9 @@ func up(args []string) int {
 		progress("cannot prepare: %v", err)
 		return 1
 	}
-	// Deferred before the end, so it runs after it, when the log is complete.
-	defer harvestRBAC(p.auditLog)()
-	defer harvestStatuses(p.auditLog)()
+	// Deferred before the end, so they run after it, when the log is complete.
+	defer harvest(rbacHarvestDir, p.auditLog, usesSeen)()
+	defer harvest(statusHarvestDir, p.auditLog, judgeStatuses)()
 	defer p.end()
 	for _, c := range p.components {
 		err := c.start(ctx)
