@@ -83,6 +83,26 @@ async fn without_auth_the_operators_own_identity_is_used() {
 }
 
 #[tokio::test]
+async fn the_operators_own_token_goes_to_no_server_but_googles() {
+    let named = Network { allow_local: false, ..NETWORK };
+    for elsewhere in ["https://vault.example.com", "https://googleapis.com.example.com", "https://203.0.113.7"] {
+        let spec = json!({"projectId": PROJECT, "endpoint": elsewhere});
+        let error = open(spec, Arc::default(), named).await.err().unwrap_or_else(|| panic!("{elsewhere} is taken"));
+        assert_eq!((error.kind, &*error.reason), (ErrorKind::Invalid, "InvalidAuth"), "{elsewhere}");
+        assert!(error.to_string().contains("googleSecretManager.endpoint"), "{error}");
+        // A key makes tokens of its own.
+        let auth = json!({"secretRef": {"name": "google", "key": "key.json"}});
+        let spec = json!({"projectId": PROJECT, "endpoint": elsewhere, "auth": auth});
+        let given = Given::secret("google", "key.json", &key().to_string());
+        assert!(open(spec, Arc::new(given), named).await.is_ok(), "{elsewhere}");
+    }
+    // Private Service Connect; there may be no identity here, which is told after.
+    let spec = json!({"projectId": PROJECT, "endpoint": "https://secretmanager-a.p.googleapis.com"});
+    let reason = open(spec, Arc::default(), named).await.err().map(|error| error.reason);
+    assert!(reason.as_deref().is_none_or(|reason| reason == "NoAmbientCredentials"), "{reason:?}");
+}
+
+#[tokio::test]
 async fn with_auth_the_operators_own_identity_is_not_looked_at() {
     let (mut external, mut stranger) = (key(), key());
     external["type"] = json!("external_account");

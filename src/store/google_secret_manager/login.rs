@@ -167,6 +167,15 @@ impl CredentialsProvider for Bearer {
 
 fn way(spec: &GoogleSecretManager, network: Network) -> Result<Way, ProviderError> {
     let Some(auth) = &spec.auth else {
+        // The operator's own access token is good for all of Google Cloud: nobody else may have it sent elsewhere.
+        if let Some(endpoint) = spec.endpoint.as_deref()
+            && !network.allow_local
+            && !is_googles(&network.endpoint(endpoint)?)
+        {
+            let elsewhere =
+                "spec.googleSecretManager.endpoint must end in .googleapis.com unless auth names credentials";
+            return Err(ProviderError::new(ErrorKind::Invalid, "InvalidAuth", elsewhere));
+        }
         let unusable =
             "the operator has no Google credentials of its own: name others in spec.googleSecretManager.auth";
         let built = credentials::Builder::default().build();
@@ -188,6 +197,10 @@ fn way(spec: &GoogleSecretManager, network: Network) -> Result<Way, ProviderErro
              workloadIdentityProvider",
         )),
     }
+}
+
+fn is_googles(endpoint: &Url) -> bool {
+    endpoint.domain().is_some_and(|domain| domain.ends_with(".googleapis.com"))
 }
 
 fn bearer(access: &Access) -> Result<(HeaderMap, Duration), ProviderError> {
