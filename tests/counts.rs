@@ -122,7 +122,7 @@ fn many_accounts_cost_no_more_at_rest_and_at_a_restart_than_their_watches() {
     let from = mark(&plane, &cluster);
     cluster.create_accounts(&ns, names.iter().map(String::as_str), &spec());
     all_ready(&cluster, &ns, MANY);
-    let issued = since(&plane, &cluster, from, &user);
+    let issued = since(&plane, &cluster, &from, &user);
     let count = |what: &str| issued.iter().filter(|event| line(event) == what).count();
     assert_eq!(
         (count(STATUS), count("create secrets"), issued.len()),
@@ -133,7 +133,7 @@ fn many_accounts_cost_no_more_at_rest_and_at_a_restart_than_their_watches() {
 
     let from = mark(&plane, &cluster);
     std::thread::sleep(IDLE);
-    assert_eq!(lines(&since(&plane, &cluster, from, &user)), [""; 0], "nothing but watches while idle");
+    assert_eq!(lines(&since(&plane, &cluster, &from, &user)), [""; 0], "nothing but watches while idle");
 
     operator.terminate();
     drop(operator);
@@ -150,7 +150,7 @@ fn many_accounts_cost_no_more_at_rest_and_at_a_restart_than_their_watches() {
         }
     });
     std::thread::sleep(Duration::from_secs(2));
-    let restart = lines(&since(&plane, &cluster, from, &user));
+    let restart = lines(&since(&plane, &cluster, &from, &user));
     let lists = |resource: &str| restart.iter().filter(|request| **request == format!("list {resource}")).count();
     let lists = ["virtualaccounts", "secrets", "tokenstores", "notificationchannels", "namespaces"].map(lists);
     // And one read of kube-system, whose uid is the cluster's id.

@@ -188,7 +188,15 @@ fn two_hundred_accounts_on_a_dead_store_make_few_calls_and_disturb_nobody() {
         };
         world.plane.audit().iter().skip(mark).filter(own).filter(|event| event.resource == resource).count()
     };
-    let seen = ["update", "patch", "get"].map(|verb| requests(verb, "virtualaccounts"));
-    assert_eq!((seen, requests("create", "secrets")), ([2, 1, 0], 1), "two statuses, a finalizer, a Secret");
+    let seen =
+        || (["update", "patch", "get"].map(|verb| requests(verb, "virtualaccounts")), requests("create", "secrets"));
+    let wanted = ([2, 1, 0], 1);
+    // A status can be read before the line of its write is in the log.
+    wait_for("two statuses, a finalizer, a Secret", PATIENCE, || match seen() {
+        counts if counts == wanted => Ok(()),
+        counts => Err(format!("{counts:?}")),
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(seen(), wanted, "and no more");
     assert!(layer.requests() - before <= calls + 3, "accounts do not call a store that is down");
 }

@@ -74,6 +74,8 @@ pub(crate) struct AuditEvent {
     /// When this stage was reached: RFC 3339 with microseconds, always in UTC
     /// and of one width, so it can be compared as a string.
     pub(crate) timestamp: String,
+    /// When the request came, in the same form.
+    pub(crate) received: String,
     pub(crate) user_agent: String,
     /// Which token of the user it was, `JTI=…`; empty for certificates.
     pub(crate) credential: String,
@@ -386,6 +388,7 @@ struct AuditLine {
     response_status: AuditStatus,
     #[serde(rename = "requestURI")]
     request_uri: String,
+    request_received_timestamp: String,
     stage_timestamp: String,
     user_agent: String,
 }
@@ -432,6 +435,7 @@ impl From<AuditLine> for AuditEvent {
             code: line.response_status.code,
             request_uri: line.request_uri,
             timestamp: line.stage_timestamp,
+            received: line.request_received_timestamp,
             user_agent: line.user_agent,
             credential: line.user.extra.credential.into_iter().next().unwrap_or_default(),
         }
@@ -470,6 +474,11 @@ fn new_dir() -> PathBuf {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    planes.join(format!("{}-{count}", std::process::id()))
+    // An earlier process may have had our id.
+    loop {
+        let dir = planes.join(format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+        if !dir.exists() {
+            return dir;
+        }
+    }
 }

@@ -2,9 +2,10 @@
 #![allow(dead_code, reason = "each test binary uses a part of this file")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a failure is the test's verdict")]
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, PATIENCE, wait_for};
 use super::plane::{AuditEvent, Plane};
 
 /// The write of an account's status.
@@ -15,27 +16,34 @@ pub(crate) const STATUS: &str = "update virtualaccounts/status";
 pub(crate) fn requests(plane: &Plane, cluster: &Cluster, user: &str, ns: &str, work: impl FnOnce()) -> Vec<String> {
     let from = mark(plane, cluster);
     work();
-    // What comes too late to be waited for comes now.
-    std::thread::sleep(Duration::from_millis(500));
-    let mut events = since(plane, cluster, from, user);
+    let mut events = since(plane, cluster, &from, user);
     events.retain(|event| event.namespace == ns);
     let missing = |event: &AuditEvent| event.code == 404 && event.verb == "get";
     assert!(events.iter().all(|event| event.code < 400 || missing(event)), "{}", refused(&events));
     lines(&events)
 }
 
-/// A place in the audit log behind all that is done now: a line is written in full before the next request is answered.
-pub(crate) fn mark(plane: &Plane, cluster: &Cluster) -> usize {
-    cluster.find("/version").expect("the server has a version");
-    plane.audit().len()
+/// Now, by the API server's clock. No place in the audit log would do: what a request changed can be read before its line
+/// is there.
+pub(crate) fn mark(plane: &Plane, cluster: &Cluster) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let path = format!("/version?mark={}", COUNT.fetch_add(1, Ordering::Relaxed));
+    cluster.find(&path).expect("the server has a version");
+    wait_for("the line of our own request", PATIENCE, || {
+        let own = plane.audit().into_iter().find(|event| event.request_uri == path);
+        own.map(|event| event.received).ok_or("it is not there")
+    })
 }
 
 /// The operator's requests since then, without watches, Events and the Lease.
-pub(crate) fn since(plane: &Plane, cluster: &Cluster, from: usize, user: &str) -> Vec<AuditEvent> {
+pub(crate) fn since(plane: &Plane, cluster: &Cluster, from: &str, user: &str) -> Vec<AuditEvent> {
+    // What comes too late to be waited for comes now, and so do the last lines.
+    std::thread::sleep(Duration::from_millis(500));
     mark(plane, cluster);
-    let mut events = plane.audit().split_off(from);
+    let mut events = plane.audit();
     events.retain(|event| {
-        event.user == user
+        *event.received > *from
+            && event.user == user
             && event.stage == "ResponseComplete"
             && event.verb != "watch"
             && !["events", "leases"].contains(&event.resource.as_str())
