@@ -15,6 +15,6 @@ command -v apt-get >/dev/null || { echo "no apt-get here; install ${missing[*]} 
 as_root=()
 if ((EUID != 0)); then as_root=(sudo); fi
 echo "installing Debian packages: ${missing[*]}" >&2
-install() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet "${missing[@]}" >&2; }
+install() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install --yes --quiet "${missing[@]}" >&2; }
 # The lists of a fresh machine are empty or old.
-install || { "${as_root[@]}" apt-get update --quiet >&2 && install; }
+install || { "${as_root[@]}" apt-get -o DPkg::Lock::Timeout=300 update --quiet >&2 && install; }

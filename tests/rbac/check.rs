@@ -46,11 +46,10 @@ fn good() -> Vec<Value> {
 }
 
 fn harvest(name: &str, uses: &[Value]) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("harvest-{name}"));
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("harvest-{name}-{}", std::process::id()));
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir).unwrap();
-    let lines: Vec<String> = uses.iter().map(Value::to_string).collect();
-    fs::write(dir.join("1.jsonl"), lines.join("\n")).unwrap();
+    fs::write(dir.join("1.json"), Value::from(uses).to_string()).unwrap();
     dir
 }
 
