@@ -36,7 +36,7 @@ fn rotation_adds_a_version_and_the_old_one_ends_with_its_grace() {
     let world = World::new("rotated");
     let first = world.ready(world.at(&["a"]));
     let path = world.path("a");
-    let second = world.rotate("one,grace=4s");
+    let second = world.rotate("one,grace=10s");
     assert_eq!(world.bao.jti(&path), Some(second.clone()));
     assert_eq!(world.bao.versions(&path).1, ["1", "2"], "in its grace the old version can be read");
     let account = world.wait("the grace to end", |account| entries(account).len() == 1);

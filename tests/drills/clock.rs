@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use virtual_account_operator::api::Seconds;
 
-use crate::support::cluster::{ready, stays, token, wait_for};
+use crate::support::cluster::{PATIENCE, ready, stays, token, wait_for};
 use crate::support::operator::Operator;
 use crate::world::{APPS, World};
 
@@ -32,7 +32,7 @@ fn with_a_wrong_clock_nothing_is_issued_and_no_check_is_answered() {
 
         world.advance(&[&operator], Seconds(-wrong.0));
         world.cluster.wait_ready(APPS, name);
-        wait_for("an answer", Duration::from_secs(5), || match asked(&operator, &good) {
+        wait_for("an answer", PATIENCE, || match asked(&operator, &good) {
             200 => Ok(()),
             other => Err(other),
         });

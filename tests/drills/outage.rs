@@ -80,7 +80,8 @@ fn stays_up(world: &World, operator: &Operator, keys: &serde_json::Value, stoppe
         if unready_after.is_none() && operator.get_ops("/readyz").status == 503 {
             unready_after = Some(stopped.elapsed());
         }
-        if attempts.is_none() && stopped.elapsed() > Duration::from_secs(35) {
+        // Not before: while it counts, nobody looks.
+        if attempts.is_none() && unready_after.is_some() && stopped.elapsed() > Duration::from_secs(35) {
             attempts = Some(count_attempts(world.plane.server(), Duration::from_secs(20)));
         }
         thread::sleep(Duration::from_millis(500));

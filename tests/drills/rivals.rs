@@ -38,7 +38,7 @@ fn two_operators_at_once_mint_nothing_twice() {
     // Past every grace, so that nothing waits for room in a ledger.
     world.advance(&[&one, &two], Seconds::hours(4));
     for operator in [&one, &two] {
-        wait_sound(&world, operator, Duration::from_mins(1));
+        wait_sound(&world, operator, Duration::from_mins(3));
     }
     history.assert_kept(&crowd.asked);
     println!("two operators: {}", history.summary());

@@ -126,7 +126,7 @@ fn stuck(stage: &Stage<'_>, targets: &Value) {
     world.ask("stuck", "one");
     world
         .wait("stuck", "the store to fail", |account| account["status"]["secretStores"][0]["failingSince"].is_string());
-    stage.advance_to(clock::now() + Seconds::minutes(14));
+    stage.advance_to(clock::now() + Seconds::minutes(10));
     world.wait_long("stuck", "another attempt", |account| {
         account["status"]["secretStores"][0]["failures"].as_i64() > Some(0) && ready(account)["reason"] != "Delivered"
     });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::cluster::{account, account_path, current, entries, ready, wait_for};
+use crate::support::cluster::{PATIENCE, account, account_path, current, entries, ready, wait_for};
 use crate::{Given, World, rotating};
 
 #[test]
@@ -12,13 +12,11 @@ fn secret_goes_with_the_account_and_the_token_is_refused() {
     let world = World::new("deleted");
     let given = world.ready(rotating());
     world.cluster.delete_account(&world.ns, "cart");
-    wait_for("the refusal", Duration::from_secs(2), || {
-        if world.operator.accepts(&given.token) { Err("active") } else { Ok(()) }
-    });
-    wait_for("the garbage collector", Duration::from_secs(20), || {
+    wait_for("the refusal", PATIENCE, || if world.operator.accepts(&given.token) { Err("active") } else { Ok(()) });
+    wait_for("the garbage collector", PATIENCE, || {
         if world.cluster.secret(&world.ns, "cart-token").is_none() { Ok(()) } else { Err("the Secret is there") }
     });
-    wait_for("the metrics of the account to go", Duration::from_secs(5), || {
+    wait_for("the metrics of the account to go", PATIENCE, || {
         let metrics = world.operator.metrics();
         if metrics.contains(&format!("namespace=\"{}\"", world.ns)) { Err("they are there") } else { Ok(()) }
     });
@@ -36,7 +34,7 @@ fn account_that_somebody_holds_back_is_refused_while_it_goes() {
     assert!(!world.operator.accepts(&given.token));
     world.annotate("rotate", &json!("too-late"));
     world.cluster.patch(&path, &json!({"metadata": {"finalizers": null}}));
-    wait_for("the Secret to go", Duration::from_secs(20), || {
+    wait_for("the Secret to go", PATIENCE, || {
         if world.cluster.secret(&world.ns, "cart-token").is_none() { Ok(()) } else { Err("the Secret is there") }
     });
 }
@@ -47,9 +45,7 @@ fn retained_secret_stays_and_its_token_is_refused() {
     let given = world.ready(json!({"tokenSecret": {"deletionPolicy": "Retain"}}));
     assert_eq!(given.secret["metadata"]["ownerReferences"], Value::Null);
     world.cluster.delete_account(&world.ns, "cart");
-    wait_for("the refusal", Duration::from_secs(2), || {
-        if world.operator.accepts(&given.token) { Err("active") } else { Ok(()) }
-    });
+    wait_for("the refusal", PATIENCE, || if world.operator.accepts(&given.token) { Err("active") } else { Ok(()) });
     // Long enough for the garbage collector, which takes 0.1 s.
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(world.cluster.secret(&world.ns, "cart-token"), Some(given.secret));
@@ -103,9 +99,7 @@ fn retained_then_deleted(world: &World) -> Given {
         "autoRotate": {"autoRotateInterval": "90d", "gracePeriod": "7d"},
     }));
     world.cluster.delete_account(&world.ns, "cart");
-    wait_for("the refusal", Duration::from_secs(2), || {
-        if world.operator.accepts(&given.token) { Err("active") } else { Ok(()) }
-    });
+    wait_for("the refusal", PATIENCE, || if world.operator.accepts(&given.token) { Err("active") } else { Ok(()) });
     given
 }
 

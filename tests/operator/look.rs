@@ -1,7 +1,5 @@
 //! What people and machines look at: kubectl, Events, health, metrics.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use crate::support::cluster::{PATIENCE, secret_path, wait_for};
@@ -94,7 +92,7 @@ fn metrics_count_and_carry_no_names_but_in_the_gauges_of_accounts() {
         format!("virtual_account_next_rotation_timestamp_seconds{{namespace=\"{}\",name=\"cart\"}}", world.ns),
         "virtual_account_info{".to_owned(),
     ];
-    wait_for("all metrics", Duration::from_secs(8), || {
+    wait_for("all metrics", PATIENCE, || {
         let metrics = world.operator.metrics();
         match wanted.iter().find(|line| !metrics.contains(line.as_str())) {
             None => Ok(()),

@@ -33,7 +33,7 @@ use support::operator::{ISSUER, Operator, Options};
 use support::plane::Plane;
 
 /// Two edits that ask for another token are this far apart at least.
-const MINIMUM_INTERVAL_SECONDS: u64 = 4;
+const MINIMUM_INTERVAL_SECONDS: u64 = 10;
 const OTHER_AUDIENCE: &str = "https://billing.example.com";
 
 /// A namespace on the shared plane, under the shared operator.

@@ -1,10 +1,8 @@
 //! Online checks: introspection, and the `verify` command with its reasons.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
-use crate::support::cluster::{entries, wait_for};
+use crate::support::cluster::{PATIENCE, entries, wait_for};
 use crate::support::operator::ISSUER;
 use crate::{Given, World, rotating, seconds};
 
@@ -120,7 +118,7 @@ fn verify(world: &World, token: &str) -> (i32, String) {
 }
 
 fn refused(world: &World, given: &Given, why: &str) {
-    wait_for(&format!("verify to say {why:?}"), Duration::from_secs(5), || {
+    wait_for(&format!("verify to say {why:?}"), PATIENCE, || {
         let (code, text) = verify(world, &given.token);
         if code == 1 && text.contains(why) { Ok(()) } else { Err(format!("{code}: {text}")) }
     });

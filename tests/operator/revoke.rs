@@ -1,10 +1,8 @@
 //! Revocation by id.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
-use crate::support::cluster::{current, entries, entry, ready, settled, text, wait_for};
+use crate::support::cluster::{PATIENCE, current, entries, entry, ready, settled, text, wait_for};
 use crate::{World, rotating};
 
 #[test]
@@ -12,9 +10,7 @@ fn revoked_current_token_is_refused_and_replaced() {
     let world = World::new("current");
     let first = world.ready(rotating());
     world.edit(&json!({"revokedJwtIds": [first.jti]}));
-    wait_for("the refusal", Duration::from_secs(2), || {
-        if world.operator.accepts(&first.token) { Err("active") } else { Ok(()) }
-    });
+    wait_for("the refusal", PATIENCE, || if world.operator.accepts(&first.token) { Err("active") } else { Ok(()) });
     let second = world.successor(&first);
     assert!(world.operator.accepts(&second.token));
     assert_eq!(entry(&second.account, &second.jti).unwrap()["reason"], "Revocation");
@@ -32,9 +28,7 @@ fn revoked_previous_token_leaves_the_secret_and_the_current_one_stays() {
     let first = world.ready(rotating());
     let second = world.rotate(&first, "one");
     world.edit(&json!({"revokedJwtIds": [first.jti]}));
-    wait_for("the refusal", Duration::from_secs(2), || {
-        if world.operator.accepts(&first.token) { Err("active") } else { Ok(()) }
-    });
+    wait_for("the refusal", PATIENCE, || if world.operator.accepts(&first.token) { Err("active") } else { Ok(()) });
     let secret = world
         .cluster
         .wait_secret(&world.ns, "cart-token", "no previous token", |secret| secret["data"]["previous-token"].is_null());

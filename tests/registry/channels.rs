@@ -13,7 +13,7 @@ use virtual_account_operator::api::{
     AccountId, Instant as Clock, NotificationChannelSpec, ObjectId, Seconds, SecretKeyRef,
 };
 use virtual_account_operator::events;
-use virtual_account_operator::integration::{Concern, ErrorKind, Identity, Namespaces, Network, ProviderError};
+use virtual_account_operator::integration::{Concern, ErrorKind, Identity, Namespaces, Network, ProviderError, Timing};
 use virtual_account_operator::leader::Leadership;
 use virtual_account_operator::metrics::Metrics;
 use virtual_account_operator::notify::channels::Parts;
@@ -145,25 +145,30 @@ struct Bench {
 
 impl Bench {
     async fn new(name: &str) -> Self {
-        Self::within(name, PATIENCE).await
+        Self::timed(name, PATIENCE, FAST).await
     }
 
-    /// Calls may take so long.
-    async fn within(name: &str, timeout: Duration) -> Self {
+    /// Calls may take so long, and a message that failed counts for long enough to be seen on a slow machine.
+    async fn lasting(name: &str, timeout: Duration) -> Self {
+        Self::timed(name, timeout, Timing { down: Seconds(8), ..FAST }).await
+    }
+
+    async fn timed(name: &str, timeout: Duration, timing: Timing) -> Self {
         let turn = TURN.lock().await;
-        Self::over(PLANE.namespace(name), Arc::default(), timeout, turn).await
+        Self::over(PLANE.namespace(name), Arc::default(), timeout, timing, turn).await
     }
 
     /// Another one over the same channels and media, as after a restart.
     async fn again(&mut self) -> Self {
         self.stop.cancel();
-        Self::over(self.ns.clone(), Arc::clone(&self.script), PATIENCE, self.turn.take().unwrap()).await
+        Self::over(self.ns.clone(), Arc::clone(&self.script), PATIENCE, FAST, self.turn.take().unwrap()).await
     }
 
     async fn over(
         ns: String,
         script: Arc<Script>,
         timeout: Duration,
+        timing: Timing,
         turn: tokio::sync::MutexGuard<'static, ()>,
     ) -> Self {
         let (client, told, stop) = (operator().await, Arc::<Mutex<Vec<Concern>>>::default(), CancellationToken::new());
@@ -191,7 +196,7 @@ impl Bench {
                 counter.fetch_add(1, Ordering::SeqCst);
                 waiting.get().unwrap().recovered(channel);
             }),
-            timing: FAST,
+            timing,
             cluster: "the cluster".into(),
             scope: Scope::default(),
         });
@@ -591,7 +596,7 @@ async fn what_waits_goes_out_when_the_check_is_good_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_one_message_is_not_the_channels_fault() {
-    let bench = Bench::new("channel-message").await;
+    let bench = Bench::lasting("channel-message", PATIENCE).await;
     bench.create(json!({}));
     bench.wait_ready("True").await;
     *bench.script.sends.lock().unwrap() = Some(ErrorKind::Invalid);
@@ -608,7 +613,7 @@ async fn what_is_wrong_with_one_message_is_not_the_channels_fault() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_are_at_most_four_at_once_and_each_ends_in_time() {
-    let bench = Bench::within("channel-hangs", Duration::from_millis(500)).await;
+    let bench = Bench::lasting("channel-hangs", Duration::from_millis(500)).await;
     bench.create(json!({}));
     bench.wait_ready("True").await;
     *bench.script.hangs.lock().unwrap() = true;
@@ -652,7 +657,7 @@ async fn a_test_message_is_sent_once_for_each_value() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_test_is_recorded_and_not_tried_again() {
-    let bench = Bench::new("channel-failed").await;
+    let bench = Bench::lasting("channel-failed", PATIENCE).await;
     bench.create(json!({}));
     bench.wait_ready("True").await;
     *bench.script.sends.lock().unwrap() = Some(ErrorKind::Invalid);

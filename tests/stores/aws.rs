@@ -110,6 +110,7 @@ async fn a_server_that_does_not_answer_or_is_not_there_is_unavailable() {
     let error = store.check().await.unwrap_err();
     assert_eq!((error.kind, error.reason.as_str()), (ErrorKind::Unavailable, "Timeout"));
     drop(silent);
+    let store = SecretsManager::open(&settings(&url), None, any_key(), NETWORK).unwrap();
     let error = store.check().await.unwrap_err();
     assert_eq!((error.kind, error.reason.as_str()), (ErrorKind::Unavailable, "Unreachable"));
 }

@@ -243,9 +243,9 @@ async fn what_others_deleted_is_not_recovered() {
 
 #[tokio::test]
 async fn deletion_and_recovery_may_take_their_time() {
-    let azure = Azure::start(&["--slow-delete", "600"]);
+    let azure = Azure::start(&["--slow-delete", "2000"]);
     let (patient, given) = (open(&settings(&azure.url()), &credentials()).await, credentials());
-    let hasty = Network { timeout: Duration::from_millis(900), ..NETWORK };
+    let hasty = Network { timeout: Duration::from_secs(3), ..NETWORK };
     let hasty = KeyVault::open(&settings(&azure.url()), given, hasty).await.unwrap();
     hasty.check().await.unwrap();
     let first = issued(1);
@@ -257,33 +257,31 @@ async fn deletion_and_recovery_may_take_their_time() {
     let error = issued(2).deliver(&patient, "slow").await.unwrap_err();
     assert_eq!((error.kind, error.reason.as_str()), (ErrorKind::Conflict, "ObjectIsBeingDeleted"));
     patient.delete("slow", &held).await.unwrap();
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    while patient.read("slow").await.unwrap().presence != Presence::Deleted {
-        assert!(std::time::Instant::now() < deadline, "the deletion does not end");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    wait_until(&patient, Presence::Deleted).await;
 
     // Whoever has no time is told so; a later pass goes on from there.
     let second = issued(2);
     let error = second.deliver(&hasty, "slow").await.unwrap_err();
     assert_eq!((error.kind, error.reason.as_str()), (ErrorKind::Conflict, "ObjectIsBeingRecovered"));
-    while patient.read("slow").await.unwrap().presence != Presence::Present {
-        assert!(std::time::Instant::now() < deadline, "the recovery does not end");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    wait_until(&patient, Presence::Present).await;
     second.settle(&patient, "slow").await;
     assert_eq!(azure.usable("slow").await, [first.text(), second.text()]);
 
     // Whoever has time sees it through.
     let held = patient.read("slow").await.unwrap();
     patient.delete("slow", &held).await.unwrap();
-    while patient.read("slow").await.unwrap().presence != Presence::Deleted {
-        assert!(std::time::Instant::now() < deadline, "the deletion does not end");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    wait_until(&patient, Presence::Deleted).await;
     let third = issued(3);
     assert_eq!(third.deliver(&patient, "slow").await, Ok(Verdict::Write));
     assert_eq!(azure.current("slow").await["value"], third.text());
+}
+
+async fn wait_until(store: &KeyVault, presence: Presence) {
+    let deadline = std::time::Instant::now() + Duration::from_mins(1);
+    while store.read("slow").await.unwrap().presence != presence {
+        assert!(std::time::Instant::now() < deadline, "it does not get {presence:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]
