@@ -150,12 +150,16 @@ fn the_commands_that_revoke_do_revoke() {
     assert_eq!(ending.len(), 2);
     for block in ending {
         let token = world.account();
+        world.cluster.edit(NAMESPACE_OF_GUIDES, ACCOUNT, &json!({"revokedJwtIds": ["earlier"]}));
         assert!(world.operator.accepts(&token));
         world.run("docs/revocation.md", &block);
         let reason = || world.operator.command(&["verify"], &token);
         crate::support::cluster::wait_for("the token to be refused", crate::support::cluster::PATIENCE, || {
             if reason().status.success() { Err("it is accepted") } else { Ok(()) }
         });
+        let account = world.cluster.account(NAMESPACE_OF_GUIDES, ACCOUNT).unwrap();
+        let revoked = account["spec"]["revokedJwtIds"].as_array().unwrap();
+        assert!(revoked.contains(&json!("earlier")), "an earlier revocation is lost: {revoked:?}");
     }
 }
 
