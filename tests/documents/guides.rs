@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
+use virtual_account_operator::token::SECRET_NAME;
 
 use super::{blocks, pages, read, rows};
 use crate::support::cluster::{Cluster, token};
@@ -39,6 +40,9 @@ const ELSEWHERE: [&str; 8] = [
     "rbac.md",
     "tls.md",
 ];
+
+/// What only the commands have that remove the operator.
+const UNINSTALLS: &str = "clusterrolebinding";
 
 /// Who everything in the guides is about.
 const NAMESPACE_OF_GUIDES: &str = "reporting";
@@ -86,7 +90,8 @@ fn the_commands_of_the_guides_run() {
     let world = World::start();
     let mut run = 0;
     for page in pages("docs").iter().filter(|page| !ELSEWHERE.iter().any(|other| page.ends_with(other))) {
-        for block in blocks(page, "sh") {
+        // What removes the operator has a test of its own.
+        for block in blocks(page, "sh").into_iter().filter(|block| !block.contains(UNINSTALLS)) {
             world.account();
             world.run(page, &block);
             run += 1;
@@ -164,6 +169,26 @@ fn the_commands_that_revoke_do_revoke() {
 }
 
 #[test]
+fn without_helm_an_uninstall_removes_what_runs_and_its_rights_alone() {
+    let plane = Plane::start();
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/default").display().to_string();
+    plane.kubectl_ok(&["apply", "--server-side", "-k", &shipped], None);
+    plane.kubectl_ok(&["create", "secret", "generic", SECRET_NAME, "-n", NAMESPACE], None);
+    let left = |kinds: &str| {
+        let label = "app.kubernetes.io/name=virtual-account-operator";
+        plane.kubectl_ok(&["get", kinds, "-A", "-o", "name", "--selector", label], None)
+    };
+    let runs = "deployment,service,serviceaccount,pdb,networkpolicy";
+    let rights = "role,rolebinding,clusterrole,clusterrolebinding";
+    assert!(left(runs).lines().count() >= 6 && left(rights).lines().count() >= 8, "{}{}", left(runs), left(rights));
+    let block = blocks("docs/uninstall.md", "sh").into_iter().find(|block| block.contains(UNINSTALLS)).unwrap();
+    run("docs/uninstall.md", &block, &programs(&plane));
+    assert_eq!((left(runs), left(rights)), (String::new(), String::new()));
+    plane.kubectl_ok(&["get", "secret", SECRET_NAME, "-n", NAMESPACE], None);
+    plane.kubectl_ok(&["get", "virtualaccounts,tokenstores,notificationchannels", "-A"], None);
+}
+
+#[test]
 fn the_quota_of_the_guide_counts_accounts() {
     let plane = Plane::shared();
     plane.install(&virtual_account_operator::api::yaml().unwrap());
@@ -228,17 +253,7 @@ impl World {
     fn start() -> Self {
         let plane = Plane::start();
         let operator = Operator::start(&plane, Options::default());
-        let programs = plane.dir().join("programs");
-        fs::create_dir(&programs).unwrap();
-        let kubeconfig = plane.kubeconfig_path().display().to_string();
-        let cache = plane.dir().join("kubectl-cache").display().to_string();
-        let kubectl = format!("{} kubectl --kubeconfig {kubeconfig} --cache-dir {cache}", plane.binary().display());
-        let ours = format!("env KUBECONFIG={kubeconfig} {}", env!("CARGO_BIN_EXE_virtual-account-operator"));
-        for (name, command) in [("kubectl", kubectl), ("virtual-account-operator", ours)] {
-            let file = programs.join(name);
-            fs::write(&file, format!("#!/bin/sh\nexec {command} \"$@\"\n")).unwrap();
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
-        }
+        let programs = programs(&plane);
         ensure(&plane, NAMESPACE_OF_GUIDES);
         Self { operator, cluster: Cluster::of(&plane), programs, plane }
     }
@@ -258,15 +273,34 @@ impl World {
     }
 
     fn run(&self, page: &str, block: &str) {
-        let path = std::env::join_paths(
-            std::iter::once(self.programs.clone()).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
-        );
-        let mut shell = Command::new("bash");
-        shell.args(["-euo", "pipefail", "-c", block]).env("PATH", path.unwrap()).current_dir(&self.programs);
-        let output = shell.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{page}: {}: {said}\n{block}", output.status);
+        run(page, block, &self.programs);
     }
+}
+
+/// A folder with the programs of the guides, for `PATH`.
+fn programs(plane: &Plane) -> PathBuf {
+    let programs = plane.dir().join("programs");
+    fs::create_dir(&programs).unwrap();
+    let kubeconfig = plane.kubeconfig_path().display().to_string();
+    let cache = plane.dir().join("kubectl-cache").display().to_string();
+    let kubectl = format!("{} kubectl --kubeconfig {kubeconfig} --cache-dir {cache}", plane.binary().display());
+    let ours = format!("env KUBECONFIG={kubeconfig} {}", env!("CARGO_BIN_EXE_virtual-account-operator"));
+    for (name, command) in [("kubectl", kubectl), ("virtual-account-operator", ours)] {
+        let file = programs.join(name);
+        fs::write(&file, format!("#!/bin/sh\nexec {command} \"$@\"\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    programs
+}
+
+fn run(page: &str, block: &str, programs: &Path) {
+    let inherited = std::env::var_os("PATH").unwrap();
+    let path = std::env::join_paths(std::iter::once(programs.to_owned()).chain(std::env::split_paths(&inherited)));
+    let mut shell = Command::new("bash");
+    shell.args(["-euo", "pipefail", "-c", block]).env("PATH", path.unwrap()).current_dir(programs);
+    let output = shell.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{page}: {}: {said}\n{block}", output.status);
 }
 
 #[test]
