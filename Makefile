@@ -35,7 +35,7 @@ doc: ## Build the documentation of the source
 
 .PHONY: test-full sbom
 
-test-full: ## Run what is long: release build, bill of materials, core tests again (STEPS='sbom' for some)
+test-full: ## Run what is long: release build, its size, start and memory, both Helms, kills (STEPS='sbom' for some)
 	@hack/test-full.sh $(STEPS)
 
 sbom: ## Write the bill of materials to sbom.cdx.json (CycloneDX)
