@@ -3,6 +3,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -171,11 +172,15 @@ impl Home {
         refuses(&self.plane, token, reason);
     }
 
-    /// The page's account with the page's RoleBinding, in the page's namespace.
+    /// The page's account with the page's RoleBinding, in the page's namespace, and its command with that account's token.
     fn sample_of_the_page_works(&self) {
         let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE)).expect("the page");
+        let blocks = |language: &str| -> Vec<String> {
+            let begins = format!("```{language}\n");
+            page.split(&begins).skip(1).filter_map(|rest| rest.split("```").next().map(str::to_owned)).collect()
+        };
         self.plane.kubectl_ok(&["create", "namespace", "shop"], None);
-        for block in page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+        for block in &blocks("yaml") {
             self.plane.kubectl_ok(&["apply", "-f", "-"], Some(block));
         }
         self.cluster.wait_ready("shop", "deployer");
@@ -188,7 +193,24 @@ impl Home {
         };
         let edits = || if may("update", "deployments.apps", "shop") { Ok(()) } else { Err("not yet") };
         wait_for("its role to be known", PATIENCE, edits);
+        let commands = blocks("sh");
+        assert_eq!(commands.len(), 1, "{commands:?}");
+        let said = self.run(&commands[0], &config);
+        assert!(said.contains("va:shop:deployer") && said.contains("virtual-accounts:shop"), "{said}");
         assert!(!may("update", "deployments.apps", "default") && !may("create", "rolebindings", "shop"));
+    }
+
+    /// What the page's command prints where `deployer.kubeconfig` is this file.
+    fn run(&self, command: &str, config: &Path) -> String {
+        let desk = self.plane.dir().join("deployer");
+        std::fs::create_dir(&desk).expect("a directory");
+        std::fs::copy(config, desk.join("deployer.kubeconfig")).expect("a copy");
+        let kubectl = format!("kubectl() {{ {} kubectl \"$@\"; }}\n", self.plane.binary().display());
+        let mut bash = Command::new("bash");
+        bash.args(["-euo", "pipefail", "-c", &(kubectl + command)]).current_dir(&desk).env("HOME", &desk);
+        let output = bash.output().expect("bash runs");
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
     }
 
     // Nothing in the sample can lead to such a name: its last rules are for whoever changes the mapping.
