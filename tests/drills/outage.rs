@@ -18,9 +18,9 @@ use crate::world::{APPS, World};
 const AWAY: Duration = Duration::from_mins(1);
 /// After this, every change is to be done.
 const CONVERGED: Duration = Duration::from_secs(30);
-/// Six watches and the passes of twenty accounts that were interrupted, each every four to five seconds at most: 104 to 130 if
-/// none shared a connection.
-const ATTEMPTS_IN_20_S: usize = 96;
+/// Seven watches, the Lease and the passes of twenty accounts that were interrupted share their attempts: some 40 are seen,
+/// 104 to 130 would come if none did.
+const ATTEMPTS_IN_20_S: usize = 60;
 /// For each of six kinds a list, a watch, and four attempts that came too early.
 const RECONNECTS: usize = 36;
 
