@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use virtual_account_operator::token::SECRET_NAME;
 
 use super::{blocks, pages, read, rows};
-use crate::support::cluster::{Cluster, token};
+use crate::support::cluster::{Cluster, PATIENCE, account, ready, token, wait_for};
 use crate::support::helm::{Helm, chart};
 use crate::support::operator::{NAMESPACE, Operator, Options};
 use crate::support::plane::Plane;
@@ -159,7 +159,7 @@ fn the_commands_that_revoke_do_revoke() {
         assert!(world.operator.accepts(&token));
         world.run("docs/revocation.md", &block);
         let reason = || world.operator.command(&["verify"], &token);
-        crate::support::cluster::wait_for("the token to be refused", crate::support::cluster::PATIENCE, || {
+        wait_for("the token to be refused", PATIENCE, || {
             if reason().status.success() { Err("it is accepted") } else { Ok(()) }
         });
         let account = world.cluster.account(NAMESPACE_OF_GUIDES, ACCOUNT).unwrap();
@@ -195,11 +195,12 @@ fn the_quota_of_the_guide_counts_accounts() {
     let namespace = plane.namespace("quota");
     let block = blocks("docs/tenants.md", "yaml").into_iter().find(|block| block.contains("ResourceQuota")).unwrap();
     let quota = block.replace("namespace: reporting", &format!("namespace: {namespace}")).replace("\"50\"", "\"1\"");
-    limit(plane, &namespace, &quota, "count/virtualaccounts.virtualaccounts.dev", 1);
+    let probe = account("probe", json!({})).to_string();
+    limit(plane, &namespace, &quota, "count/virtualaccounts.virtualaccounts.dev", 1, &probe);
     let cluster = Cluster::of(plane);
     let path = format!("/apis/virtualaccounts.dev/v1alpha1/namespaces/{namespace}/virtualaccounts");
     cluster.create_account(&namespace, "first", json!({}));
-    let second = crate::support::cluster::account("second", json!({}));
+    let second = account("second", json!({}));
     let refused = cluster.send("POST", &path, "application/json", Some(&second)).unwrap_err();
     assert!(refused.code == 403 && refused.message.contains("exceeded quota"), "{refused:?}");
 }
@@ -212,23 +213,34 @@ fn a_used_up_quota_on_secrets_shows_in_the_status() {
         "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "virtual-accounts", "namespace": namespace},
         "spec": {"hard": {"secrets": "0"}},
     });
-    limit(&world.plane, &namespace, &quota.to_string(), "secrets", 0);
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "probe"}}).to_string();
+    limit(&world.plane, &namespace, &quota.to_string(), "secrets", 0, &secret);
     world.cluster.create_account(&namespace, ACCOUNT, json!({}));
     let account = world.cluster.wait_account(&namespace, ACCOUNT, "to be refused a Secret", |account| {
         account["status"]["tokenSecret"]["failures"].as_u64().is_some_and(|failures| failures > 0)
     });
-    let ready = crate::support::cluster::ready(&account);
+    let ready = ready(&account);
     assert!(ready["status"] == "False" && ready["message"].as_str().unwrap().contains("exceeded quota"), "{ready}");
     world.plane.kubectl_ok(&["delete", "quota", "virtual-accounts", "-n", &namespace], None);
     world.cluster.wait_ready(&namespace, ACCOUNT);
 }
 
-/// Makes a quota count: the plane has no quota controller, which would do that.
-fn limit(plane: &Plane, namespace: &str, quota: &str, resource: &str, hard: u32) {
+/// Makes a quota count: the plane has no quota controller, which would do that. Waits until the API server knows, which it
+/// shows by what it says of a further object: its admission reads a cache.
+fn limit(plane: &Plane, namespace: &str, quota: &str, resource: &str, hard: u32, object: &str) {
     plane.kubectl_ok(&["apply", "-f", "-"], Some(quota));
-    let status = json!({"status": {"hard": {resource: hard.to_string()}, "used": {resource: "0"}}}).to_string();
-    let patch = ["patch", "quota", "virtual-accounts", "--subresource=status", "--type=merge", "-n", namespace, "-p"];
-    plane.kubectl_ok(&[&patch[..], &[&status]].concat(), None);
+    for hard in [0, hard] {
+        let status = json!({"status": {"hard": {resource: hard.to_string()}, "used": {resource: "0"}}}).to_string();
+        let patch =
+            ["patch", "quota", "virtual-accounts", "--subresource=status", "--type=merge", "-n", namespace, "-p"];
+        plane.kubectl_ok(&[&patch[..], &[&status]].concat(), None);
+        wait_for("the quota to count", PATIENCE, || {
+            let output = plane.kubectl(&["create", "--dry-run=server", "-n", namespace, "-f", "-"], Some(object));
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            let as_wanted = if hard == 0 { said.contains("exceeded quota") } else { output.status.success() };
+            if as_wanted { Ok(()) } else { Err(said) }
+        });
+    }
 }
 
 #[test]
