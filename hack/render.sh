@@ -14,11 +14,15 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$target"
 find "$target" -name '*.yaml' -delete
 cat >"$target/namespace.yaml" <<YAML
-# Holds the operator and its key ring, Secret virtual-account-operator-keys: who reads Secrets here can mint any token.
+# Holds the operator and its key ring, Secret virtual-account-operator-keys: who reads Secrets here can mint any token. The ring
+# stands in no Git, so neither Argo CD nor Flux may remove the namespace.
 apiVersion: v1
 kind: Namespace
 metadata:
   name: $namespace
+  annotations:
+    argocd.argoproj.io/sync-options: Prune=false,Delete=false
+    kustomize.toolkit.fluxcd.io/prune: disabled
   labels:
     pod-security.kubernetes.io/enforce: restricted
 YAML

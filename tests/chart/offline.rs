@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::helm::{Helm, chart, script, succeeded, tools};
 use crate::{VALUES, objects, only, read, render, root, values};
@@ -82,15 +82,24 @@ fn definitions_in_the_chart_are_those_of_the_repository() {
 #[test]
 fn definitions_stay_when_the_release_goes() {
     let annotation = |object: &Value| object["metadata"]["annotations"]["helm.sh/resource-policy"].clone();
+    let kept = json!({
+        "helm.sh/resource-policy": "keep",
+        "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",
+        "kustomize.toolkit.fluxcd.io/prune": "disabled",
+    });
     for helm in Helm::BOTH {
         let objects = objects(&render(helm, "default"));
         let (definitions, others): (Vec<_>, Vec<_>) =
             objects.iter().partition(|object| object["kind"] == "CustomResourceDefinition");
         assert_eq!(definitions.len(), virtual_account_operator::api::crds().len());
-        assert!(definitions.iter().all(|object| annotation(object) == "keep"));
+        assert!(definitions.iter().all(|object| object["metadata"]["annotations"] == kept));
         // Nothing else outlives it: neither a Secret nor a namespace of the release holds tokens or keys.
         assert!(others.iter().all(|object| annotation(object).is_null()));
         assert!(others.iter().all(|object| object["kind"] != "Secret" && object["kind"] != "Namespace"));
+        let set = ["--set", "issuerUrl=https://tokens.example.com", "--set", "crds.keep=false"];
+        let unkept = crate::objects(&helm.offline_ok(&[&["template", "example", &chart()], &set[..]].concat()));
+        let mut definitions = unkept.iter().filter(|object| object["kind"] == "CustomResourceDefinition");
+        assert!(definitions.all(|object| object["metadata"]["annotations"].is_null()), "as was asked for");
     }
 }
 

@@ -128,6 +128,19 @@ fn the_rendered_folder_is_applied_on_the_server_side() {
         plane.kubectl_ok(&["get", "deployment", "virtual-account-operator", "-n", NAMESPACE, "-o", "json"], None);
     let deployment: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(deployment["spec"]["template"]["spec"]["serviceAccountName"], "virtual-account-operator");
+    // What holds accounts and the key ring is not pruned.
+    for object in ["crd", &format!("namespace/{NAMESPACE}")] {
+        let text = plane.kubectl_ok(&["get", object, "-o", "json"], None);
+        let found: Value = serde_json::from_str(&text).unwrap();
+        let items = found["items"].as_array().cloned().unwrap_or_else(|| vec![found]);
+        let kept = |item: &Value, key: &str| item["metadata"]["annotations"][key].as_str().map(str::to_owned);
+        for item in &items {
+            let (argo, flux) = ("argocd.argoproj.io/sync-options", "kustomize.toolkit.fluxcd.io/prune");
+            assert_eq!(kept(item, argo).as_deref(), Some("Prune=false,Delete=false"), "{}", item["metadata"]);
+            assert_eq!(kept(item, flux).as_deref(), Some("disabled"), "{}", item["metadata"]);
+        }
+        assert_eq!(items.len(), if object == "crd" { 3 } else { 1 });
+    }
     let labels = plane.kubectl_ok(&["get", "namespace", NAMESPACE, "-o", "jsonpath={.metadata.labels}"], None);
     assert!(labels.contains("restricted"), "{labels}");
     let drift = plane.kubectl(&["diff", "--server-side", "--force-conflicts", "-k", &folder], None);
