@@ -4,13 +4,17 @@ use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
-use crate::support::cluster::{Cluster, PATIENCE, current, entries, ready, secret_path, wait_for};
+use crate::support::cluster::{Cluster, PATIENCE, account, current, entries, ready, secret_path, settled, wait_for};
 use crate::support::operator::{Operator, Options};
 use crate::support::plane::Plane;
 use crate::{OPERATOR, kubectl_as, rendered, rotating};
 
+const API: &str = "/apis/virtualaccounts.dev/v1alpha1";
 const RING: &str = "virtual-account-operator-keys";
 const RESTORER: &str = "system:serviceaccount:velero:velero";
+
+const ONLY: &str = "the operator changes neither spec nor labels, annotations or owner references, only \
+                    metadata.finalizers and status";
 
 /// A plane with the policies, and an operator under them.
 struct Stage {
@@ -60,14 +64,38 @@ impl World {
         self.cluster.create(&format!("/api/v1/namespaces/{}/secrets", self.ns), &secret)
     }
 
+    /// One of each that nobody can reach.
+    fn create_store_and_channel(&self) {
+        let key = json!({"name": "missing", "key": "key"});
+        let vault = json!({"address": "https://vault.invalid", "auth": {"tokenRef": key}});
+        let mail = json!({"host": "mail.invalid", "from": "tokens@example.com",
+            "auth": {"usernameRef": key, "passwordRef": key}});
+        for (kind, plural, name, spec) in [
+            ("TokenStore", "tokenstores", "vault", json!({"hashicorpVault": vault})),
+            ("NotificationChannel", "notificationchannels", "mail", json!({"email": mail})),
+        ] {
+            let object = json!({"apiVersion": "virtualaccounts.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+            self.cluster.create(&format!("{API}/namespaces/{}/{plural}", self.ns), &object);
+        }
+    }
+
+    /// Waits until the operator has said of this spec whether it is `Ready`.
+    fn wait_judged(&self, object: &str) {
+        let (kind, name) = object.split_once('/').unwrap();
+        let path = format!("{API}/namespaces/{}/{kind}s/{name}", self.ns);
+        wait_for(&format!("the operator to judge {object}"), PATIENCE, || {
+            let found = self.cluster.find(&path).ok_or("it is not there")?;
+            if settled(&found) && !ready(&found).is_null() { Ok(()) } else { Err(found["status"].to_string()) }
+        });
+    }
+
     /// What the API server says to a thief of the operator's token.
     fn thief(&self, args: &[&str], stdin: Option<&str>) -> String {
         kubectl_as(&STAGE.plane, OPERATOR, &[args, &["-n", &self.ns]].concat(), stdin).expect_err("refused")
     }
 
-    fn patch_status_as(&self, user: &[&str], status: &str) -> Result<String, String> {
-        let patch =
-            ["patch", "virtualaccounts", "cart", "-n", &self.ns, "--subresource=status", "--type=merge", "-p", status];
+    fn patch_status_as(&self, user: &[&str], object: &str, status: &str) -> Result<String, String> {
+        let patch = ["patch", object, "-n", &self.ns, "--subresource=status", "--type=merge", "-p", status];
         let output = STAGE.plane.kubectl(&[&patch, user].concat(), None);
         let text = |bytes| String::from_utf8(bytes).unwrap();
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
@@ -144,19 +172,29 @@ fn the_key_ring_is_rotated_and_put_back() {
 fn administrators_write_no_status_and_a_restore_does() {
     let world = World::new("status");
     let (account, _) = world.issue(rotating());
-    let refused = world.patch_status_as(&[], r#"{"status":{"jwts":[]}}"#).unwrap_err();
-    for words in [
-        "status is written by the operator alone",
-        OPERATOR,
-        "not by testplane-admin",
-        "admissionPolicies.statusWriters",
-    ] {
-        assert!(refused.contains(words), "{words}: {refused}");
+    world.create_store_and_channel();
+    for object in ["virtualaccount/cart", "tokenstore/vault", "notificationchannel/mail"] {
+        // So the operator's own writes pass.
+        world.wait_judged(object);
+        let refused = world.patch_status_as(&[], object, r#"{"status":{"observedGeneration":-1}}"#).unwrap_err();
+        for words in [
+            "status is written by the operator alone",
+            OPERATOR,
+            "not by testplane-admin",
+            "admissionPolicies.statusWriters",
+        ] {
+            assert!(refused.contains(words), "{object}: {words}: {refused}");
+        }
     }
     let spec = world.cluster.edit(&world.ns, "cart", &json!({"description": "is still theirs"}));
     assert_eq!(spec["spec"]["description"], "is still theirs");
+    let restorer = format!("--as={RESTORER}");
+    for object in ["tokenstore/vault", "notificationchannel/mail"] {
+        world.patch_status_as(&[&restorer], object, r#"{"status":null}"#).unwrap();
+        world.wait_judged(object);
+    }
     // Lost in a restore: the token in the Secret is adopted, not replaced.
-    world.patch_status_as(&[&format!("--as={RESTORER}")], r#"{"status":null}"#).unwrap();
+    world.patch_status_as(&[&restorer], "virtualaccount/cart", r#"{"status":null}"#).unwrap();
     let adopted = world.cluster.wait_account(&world.ns, "cart", "adopted", |account| {
         ready(account)["reason"] == "Delivered" && entries(account).iter().any(|entry| entry["reason"] == "Adopted")
     });
@@ -193,15 +231,32 @@ fn a_stolen_operator_token_harms_no_foreign_secret() {
 }
 
 #[test]
-fn a_stolen_operator_token_changes_no_spec() {
+fn a_stolen_operator_token_changes_nothing_but_finalizers_and_status() {
     let world = World::new("spec");
-    world.issue(rotating());
+    let (_, given) = world.issue(rotating());
+    let account = world.cluster.account(&world.ns, "cart").unwrap();
     let patch = |change: &str| {
         let args = ["patch", "virtualaccounts", "cart", "-n", &world.ns, "--type=merge", "-p", change];
         kubectl_as(&STAGE.plane, OPERATOR, &args, None)
     };
-    let refused = patch(r#"{"spec":{"disabled":true}}"#).unwrap_err();
-    assert!(refused.contains("the operator changes no spec, only metadata.finalizers and status"), "{refused}");
+    let owner =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "00000000-0000-0000-0000-000000000001"});
+    for change in [
+        json!({"spec": {"disabled": true}}),
+        json!({"metadata": {"ownerReferences": [owner]}}),
+        json!({"metadata": {"annotations": {"virtualaccounts.dev/rotate": "loot,grace=0s"}}}),
+        json!({"metadata": {"annotations": {"virtualaccounts.dev/adopt": "true"}}}),
+        json!({"metadata": {"labels": {"argocd.argoproj.io/instance": "theirs"}}}),
+    ] {
+        let refused = patch(&change.to_string()).unwrap_err();
+        assert!(refused.contains(ONLY), "{change}: {refused}");
+    }
+    let now = world.cluster.account(&world.ns, "cart").unwrap();
+    assert_eq!(
+        (&now["metadata"]["annotations"], &now["spec"]),
+        (&account["metadata"]["annotations"], &account["spec"])
+    );
+    assert_eq!(world.cluster.secret(&world.ns, "cart-token").unwrap()["data"], given["data"]);
     // What it does do with accounts and stores.
     patch(r#"{"metadata":{"finalizers":["virtualaccounts.dev/cleanup"]}}"#).unwrap();
     patch(r#"{"metadata":{"finalizers":null}}"#).unwrap();
@@ -214,7 +269,17 @@ fn a_stolen_operator_token_changes_no_spec() {
     let replace = |store: &Value| kubectl_as(&STAGE.plane, OPERATOR, &["replace", "-f", "-"], Some(&store.to_string()));
     replace(&store).unwrap();
     store["spec"]["hashicorpVault"]["address"] = json!("https://thief.invalid");
-    assert!(replace(&store).unwrap_err().contains("the operator changes no spec"));
+    assert!(replace(&store).unwrap_err().contains(ONLY));
+    let mut taken = world.cluster.find(&format!("{collection}/vault")).unwrap();
+    taken["metadata"]["ownerReferences"] = json!([owner]);
+    assert!(replace(&taken).unwrap_err().contains(ONLY));
+    // All of it is still its owner's to change.
+    let labelled = json!({"metadata": {"labels": {"a": "b"}, "annotations": {"a": "b"}}});
+    world.cluster.patch(&format!("{collection}/vault"), &labelled);
+    // And finalizers go on being the operator's where there are labels and annotations.
+    let mut store = world.cluster.find(&format!("{collection}/vault")).unwrap();
+    store["metadata"]["finalizers"] = json!(null);
+    replace(&store).unwrap();
 }
 
 #[test]
@@ -233,4 +298,26 @@ fn a_secret_without_any_mark_is_refused_and_the_account_says_so() {
     world
         .cluster
         .wait_account(&world.ns, "cart", "healed", |account| account["status"]["tokenSecret"]["error"].is_null());
+}
+
+#[test]
+fn finalizers_are_set_whatever_else_the_metadata_has() {
+    let world = World::new("finalizers");
+    world.create_store_and_channel();
+    let store = format!("{API}/namespaces/{}/tokenstores/vault", world.ns);
+    let metadata = json!({"metadata": {"labels": {"team": "a"}, "annotations": {"note": "b"}}});
+    world.cluster.patch(&store, &metadata);
+    let mut account =
+        account("cart", json!({"secretStores": [{"storeRef": {"name": "vault"}, "secretPath": "/one/cart"}]}));
+    account["metadata"]["labels"] = metadata["metadata"]["labels"].clone();
+    account["metadata"]["annotations"] = metadata["metadata"]["annotations"].clone();
+    let collection = format!("{API}/namespaces/{}/virtualaccounts", world.ns);
+    world.cluster.create(&collection, &account);
+    for path in [store, format!("{collection}/cart")] {
+        let found = wait_for(&format!("the finalizer of {path}"), PATIENCE, || {
+            let found = world.cluster.find(&path).ok_or_else(|| "it is not there".to_owned())?;
+            if found["metadata"]["finalizers"].is_null() { Err(found.to_string()) } else { Ok(found) }
+        });
+        assert_eq!(found["metadata"]["annotations"]["note"], "b");
+    }
 }
