@@ -35,12 +35,109 @@ fn what_is_wrong_is_named() {
         ("watchNamespaces={payments}", "settings.clusterId is required with watchNamespaces"),
         ("serviceAccount.create=false", "serviceAccount.name is required"),
         ("settings.leaderElect=false", "settings.leaderElect: false needs replicas: 1"),
+        ("podSecurityContext.runAsNonRoot=false", "/podSecurityContext/runAsNonRoot"),
+        ("podSecurityContext.seccompProfile.type=Unconfined", "/podSecurityContext/seccompProfile"),
+        ("tls=null", "missing property 'tls'"),
+        ("settings=null", "missing property 'settings'"),
+        ("image=null", "missing property 'image'"),
+        ("image.registry=null", "missing property 'registry'"),
+        ("service=null", "missing property 'service'"),
+        ("watchNamespaces=null", "missing property 'watchNamespaces'"),
+        ("admissionPolicies.statusWriters=null", "missing property 'statusWriters'"),
     ] {
         for helm in Helm::BOTH {
             let output = helm.offline(&["template", "example", &chart(), "--set", GIVEN, "--set", set]);
             let said = String::from_utf8_lossy(&output.stderr);
             assert!(!output.status.success() && said.contains(words), "{helm:?} {set}: {said}");
         }
+    }
+}
+
+/// Helm takes null for "without this value", also where values.yaml has one: the chart does without, or says what is missing.
+#[test]
+fn a_null_is_refused_or_the_same_as_nothing() {
+    let defaults: Value = serde_saphyr::from_str(&read("charts/virtual-account-operator/values.yaml")).unwrap();
+    let mut paths = Vec::new();
+    for (name, value) in defaults.as_object().unwrap() {
+        paths.push(name.clone());
+        let below = value.as_object().into_iter().flatten();
+        paths.extend(below.map(|(key, _)| format!("{name}.{key}")));
+    }
+    let mut rendered = 0;
+    for path in paths.iter().filter(|path| *path != "issuerUrl") {
+        // What is off by default is looked at, too.
+        let on = ["admissionPolicies", "serviceMonitor", "prometheusRule", "dashboard"];
+        let on = on.map(|name| ["--set".into(), format!("{name}.enabled=true")]).concat();
+        let set = ["--set".into(), GIVEN.into(), "--set".into(), format!("{path}=null")];
+        let words: Vec<&str> = on.iter().chain(&set).map(String::as_str).collect();
+        let output = Helm::Four.offline(&[&["template", "example", &chart()], words.as_slice()].concat());
+        let key = path.rsplit('.').next().unwrap();
+        if output.status.success() {
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(!text.contains("<nil>") && !text.contains("<no value>"), "{path}: {text}");
+            let all = objects(&text);
+            let service = all.iter().find(|object| object["kind"] == "Service").unwrap();
+            assert_eq!(service["spec"]["ports"][0]["appProtocol"], "http", "{path}");
+            assert!(only(&all, "Deployment")["spec"]["replicas"].is_u64(), "{path}");
+            rendered += 1;
+        } else {
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(said.contains(&format!("missing property '{key}'")), "{path}: {said}");
+        }
+    }
+    assert!(rendered > 20, "{rendered}");
+}
+
+#[test]
+fn an_empty_list_is_no_flag() {
+    for helm in Helm::BOTH {
+        let template = ["template", "example", &chart(), "--set", GIVEN];
+        let without = helm.offline_ok(&template);
+        let empty = ["--set-json", "settings.allowedAudiences=[]"];
+        let text = helm.offline_ok(&[&template[..], &empty].concat());
+        let arguments = |text: &str| {
+            only(&objects(text), "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"].clone()
+        };
+        assert_eq!(arguments(&text), arguments(&without), "{helm:?}");
+    }
+}
+
+/// kustomize and post-renderers refuse a mapping that has a key twice; those that take the last one would run as root.
+#[test]
+fn no_key_is_there_twice_and_ours_win() {
+    let theirs = r#"{"app.kubernetes.io/name": "x", "app.kubernetes.io/instance": "y", "team": "platform"}"#;
+    let monitoring = ["serviceMonitor", "prometheusRule", "dashboard"];
+    let labels = monitoring.iter().map(|name| format!("{name}={{\"enabled\": true, \"labels\": {theirs}}}"));
+    let more = [
+        format!("podLabels={theirs}"),
+        r#"podAnnotations={"kubectl.kubernetes.io/default-container": "sidecar", "note": ""}"#.into(),
+        r#"podSecurityContext={"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}, "fsGroup": 0}"#
+            .into(),
+    ];
+    let set: Vec<String> = labels.chain(more).flat_map(|set| ["--set-json".to_owned(), set]).collect();
+    let set: Vec<&str> = set.iter().map(String::as_str).collect();
+    for helm in Helm::BOTH {
+        let text = helm.offline_ok(&[&["template", "example", &chart(), "--set", GIVEN], &set[..]].concat());
+        // The reader is a strict one.
+        assert!(serde_saphyr::from_str::<Value>("a: 1\na: 2\n").is_err());
+        let all = objects(&text);
+        let pod = &only(&all, "Deployment")["spec"]["template"];
+        let labelled = ["ServiceMonitor", "PrometheusRule", "ConfigMap"].map(|kind| only(&all, kind));
+        for object in labelled.into_iter().chain([pod]) {
+            let labels = &object["metadata"]["labels"];
+            assert_eq!(labels["app.kubernetes.io/name"], "virtual-account-operator", "{helm:?} {object}");
+            assert_eq!(
+                (&labels["app.kubernetes.io/instance"], &labels["team"]),
+                (&"example".into(), &"platform".into())
+            );
+        }
+        let annotations = serde_json::json!({"kubectl.kubernetes.io/default-container": "sidecar", "note": ""});
+        assert_eq!(pod["metadata"]["annotations"], annotations);
+        assert_eq!(
+            pod["spec"]["securityContext"],
+            serde_json::json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}, "runAsUser": 65532,
+                "runAsGroup": 65532, "fsGroup": 0}),
+        );
     }
 }
 

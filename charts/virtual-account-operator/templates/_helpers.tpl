@@ -37,6 +37,22 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
+{{/* A map of labels in which ours win, as selectors and dashboards look for them; never a key twice. */}}
+{{- define "vao.labelsWith" -}}
+{{- merge (include "vao.labels" .context | fromYaml) (.more | default dict) | toYaml -}}
+{{- end -}}
+
+{{/* What no value weakens; values.schema.json refuses another, and here it wins. */}}
+{{- define "vao.podSecurity" -}}
+runAsNonRoot: true
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "vao.scheme" -}}
+{{ empty .Values.tls.secretName | ternary "http" "https" }}
+{{- end -}}
+
 {{- define "vao.image" -}}
 {{- $repository := printf "%s/%s" .registry .repository | trimPrefix "/" -}}
 {{- if .digest -}}
@@ -75,7 +91,10 @@ yes
 {{- range $name, $value := .Values.settings }}
 {{- $flag := printf "--%s" (kebabcase $name) }}
 {{- if kindIs "slice" $value }}
+{{- /* An empty list says nothing, as if it were not there. The program refuses a flag without a value. */}}
+{{- if $value }}
 - {{ printf "%s=%s" $flag (join "," $value) | quote }}
+{{- end }}
 {{- else if and (kindIs "bool" $value) (ne $name "leaderElect") }}
 {{- /* A switch, off unless it is there. leaderElect is on unless it is false. */}}
 {{- if $value }}
