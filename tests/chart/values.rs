@@ -142,6 +142,18 @@ fn no_key_is_there_twice_and_ours_win() {
 }
 
 #[test]
+fn without_peers_nobody_reads_metrics_and_everybody_fetches_keys() {
+    let rules = |set: &[&str]| {
+        let text = Helm::Four.offline_ok(&[&["template", "example", &chart(), "--set", GIVEN], set].concat());
+        only(&objects(&text), "NetworkPolicy")["spec"]["ingress"].clone()
+    };
+    let public = serde_json::json!({"ports": [{"port": "public"}]});
+    let ops = serde_json::json!({"ports": [{"port": "ops"}], "from": [{"namespaceSelector": {}}]});
+    assert_eq!(rules(&[]), serde_json::json!([public, ops]));
+    assert_eq!(rules(&["--set-json", "networkPolicy.opsFrom=[]"]), serde_json::json!([public]));
+}
+
+#[test]
 fn one_replica_without_election_is_replaced_and_not_doubled() {
     let set = [GIVEN, "settings.leaderElect=false", "replicas=1"].map(|set| ["--set", set]).concat();
     let text = Helm::Four.offline_ok(&[&["template", "example", &chart()], set.as_slice()].concat());
