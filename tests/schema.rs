@@ -539,11 +539,13 @@ fn shipped_yaml_is_accepted() {
     };
     let samples = fs::read_dir(root().join("config/samples")).unwrap().map(|entry| entry.unwrap().path());
     // What is in folders has tests of its own.
-    let samples: Vec<PathBuf> = samples.filter(|path| path.is_file()).collect();
-    assert_eq!(samples.len(), 11);
-    for sample in samples {
+    let samples = samples.filter(|path| path.is_file() && !path.ends_with("kustomization.yaml"));
+    let samples: Vec<PathBuf> = samples.collect();
+    assert_eq!(samples.len(), 13);
+    for sample in &samples {
         apply(&fs::read_to_string(sample).unwrap());
     }
+    together(&samples);
     let pages = fs::read_dir(root().join("docs/notifications")).unwrap().map(|entry| entry.unwrap().path());
     for page in pages.chain(["README.md", "docs/kubernetes-authentication.md"].map(|page| root().join(page))) {
         let blocks = declared(&fs::read_to_string(&page).unwrap());
@@ -557,6 +559,29 @@ fn shipped_yaml_is_accepted() {
         &["apply", "--server-side", "--dry-run=server", "--force-conflicts", "-f", "-"],
         Some(&definitions),
     );
+}
+
+/// The samples' kustomization has all that people declare in a namespace of theirs, and nothing cluster-wide.
+fn together(samples: &[PathBuf]) {
+    let folder = root().join("config/samples");
+    let objects = |yaml: &str| yaml.matches("\nkind: ").count();
+    let (mut expected, mut count) = (Vec::new(), 0);
+    for sample in samples {
+        let yaml = fs::read_to_string(sample).unwrap();
+        if yaml.contains("\napiVersion: virtualaccounts.dev/") {
+            expected.push(sample.file_name().unwrap().to_str().unwrap().to_owned());
+            count += objects(&yaml);
+        }
+    }
+    let kustomization = fs::read_to_string(folder.join("kustomization.yaml")).unwrap();
+    let mut listed: Vec<_> = kustomization.lines().filter_map(|line| line.strip_prefix("- ")).collect();
+    listed.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(listed, expected);
+    let folder = folder.display().to_string();
+    let said = PLANE.kubectl_ok(&["apply", "--dry-run=server", "--validate=strict", "-k", &folder], None);
+    assert_eq!(said.lines().count(), count, "{said}");
+    assert!(said.contains("tokenstore.virtualaccounts.dev/vault created"), "{said}");
 }
 
 fn install_rights(plane: &Plane) {

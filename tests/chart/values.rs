@@ -37,6 +37,7 @@ fn what_is_wrong_is_named() {
         ("settings.leaderElect=false", "settings.leaderElect: false needs replicas: 1"),
         ("podSecurityContext.runAsNonRoot=false", "/podSecurityContext/runAsNonRoot"),
         ("podSecurityContext.seccompProfile.type=Unconfined", "/podSecurityContext/seccompProfile"),
+        ("rbac.aggregate=true,settings.clusterId=a,watchNamespaces={payments}", "namespaced-user-roles.yaml"),
         ("tls=null", "missing property 'tls'"),
         ("settings=null", "missing property 'settings'"),
         ("image=null", "missing property 'image'"),

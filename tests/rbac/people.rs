@@ -1,10 +1,10 @@
 //! The roles for people: who may do what with our kinds.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::rendered;
 use crate::support::cluster::{Cluster, PATIENCE, wait_for};
 use crate::support::plane::Plane;
+use crate::{read, rendered};
 
 /// Whether somebody in namespace `team` may do this there.
 fn may(cluster: &Cluster, user: &str, verb: &str, resource: &str) -> bool {
@@ -59,4 +59,17 @@ fn each_role_gives_what_its_name_says() {
         if seen == [true; 4] { Ok(()) } else { Err(format!("{seen:?}")) }
     });
     assert!(!may(&cluster, "builtin-edit", "create", "tokenstores"));
+}
+
+/// With watchNamespaces the chart makes none of them; the sample does.
+#[test]
+fn the_sample_for_namespaced_operators_gives_what_the_chart_gives() {
+    let roles = |text: &str| -> Vec<Value> {
+        let all: Vec<Value> = serde_saphyr::from_multiple(text).unwrap();
+        let part = |role: Value| json!([role["kind"], role["metadata"]["name"], role["rules"]]);
+        all.into_iter().filter(Value::is_object).map(part).collect()
+    };
+    let chart = roles(&rendered(&["user-roles"], &json!({})));
+    assert_eq!(chart.len(), 3);
+    assert_eq!(roles(&read("config/samples/namespaced-user-roles.yaml")), chart);
 }
