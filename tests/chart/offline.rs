@@ -158,17 +158,41 @@ fn the_version_is_that_of_the_program() {
 
 #[test]
 fn every_rule_has_its_reason() {
-    for name in ["default", "namespaced"] {
-        // The operator's own; what people may do is said above each of their roles.
-        let only = ["--show-only", "templates/rbac.yaml", "--values", &values(name)];
+    for (name, template) in [("default", "rbac"), ("namespaced", "rbac"), ("default", "user-roles")] {
+        let template = format!("templates/{template}.yaml");
+        let only = ["--show-only", &template, "--values", &values(name)];
         let rendered = Helm::Three.offline_ok(&[&["template", "example", &chart()], &only[..]].concat());
         let lines: Vec<_> = rendered.lines().collect();
         let rules: Vec<_> = (1..lines.len()).filter(|&at| lines[at].starts_with("- apiGroups:")).collect();
-        assert!(!rules.is_empty(), "{name}");
-        for at in rules {
-            // One comment may speak for two rules on one resource.
-            let above = lines[..at].iter().rposition(|line| line.trim_start().starts_with('#')).unwrap();
-            assert!(at - above <= 5, "{name}: no reason for {} {}", lines[at], lines[at + 1]);
+        assert!(rules.len() >= 4, "{name} {template}: {rules:?}");
+        for &at in &rules {
+            assert!(explained(&lines, &rules, at), "{name} {template}: no reason for {}", lines[at..at + 3].join(" "));
         }
+    }
+}
+
+/// Whether a comment stands directly above this rule, or it goes on with the resources of the rule before, which has one.
+fn explained(lines: &[&str], rules: &[usize], at: usize) -> bool {
+    if lines[at - 1].starts_with("# ") {
+        return true;
+    }
+    let before = rules.iter().rev().find(|&&rule| rule < at).filter(|&&rule| !lines[rule..at].contains(&"---"));
+    before.is_some_and(|&before| lines[before..before + 2] == lines[at..at + 2] && explained(lines, rules, before))
+}
+
+#[test]
+fn a_rule_without_a_reason_would_be_found() {
+    let rule = |resource: &str| format!("- apiGroups: [a]\n  resources: [{resource}]\n  verbs: [get]\n");
+    let two = |between: &str, second: &str| format!("rules:\n# Why.\n{}{between}{}", rule("x"), rule(second));
+    for (text, expected) in [
+        (two("", "x"), true),
+        (two("# Why.\n", "y"), true),
+        (two("", "y"), false),
+        (two("---\nrules:\n", "x"), false),
+        (format!("# Far above.\nrules:\n{}{}", rule("x"), rule("x")), false),
+    ] {
+        let lines: Vec<_> = text.lines().collect();
+        let rules: Vec<_> = (1..lines.len()).filter(|&at| lines[at].starts_with("- apiGroups:")).collect();
+        assert_eq!(rules.iter().all(|&at| explained(&lines, &rules, at)), expected, "{text}");
     }
 }
