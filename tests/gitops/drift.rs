@@ -23,30 +23,54 @@ fn manifests() -> String {
         yaml.contains("\napiVersion: virtualaccounts.dev/") || yaml.starts_with("apiVersion: virtualaccounts.dev/")
     });
     let mut all: Vec<String> = ours.map(|yaml| harmless(&yaml)).collect();
-    assert!(all.len() >= 9, "{} samples", all.len());
+    assert!(all.len() >= 10, "{} samples", all.len());
     let mut least = vec![account("least", json!({}))];
     least.extend(bao_store("bao"));
     least.extend(webhook("hook"));
     let elsewhere = json!([{"storeRef": {"name": "bao"}, "secretPath": "NAMESPACE-stored"}]);
     least.push(account("stored", json!({"secretStores": elsewhere, "autoRotate": {}})));
-    least.push(object(
-        "TokenStore",
-        "aws",
-        &json!({"awsSecretsManager": {"region": "eu-central-1", "endpoint": NOWHERE}}),
-    ));
-    least.push(object(
-        "TokenStore",
-        "parameters",
-        &json!({"awsParameterStore": {"region": "eu-central-1", "endpoint": NOWHERE}}),
-    ));
+    least.extend(least_stores());
+    least.extend(least_channels());
     all.push(list(&least));
     all.join("\n---\n")
 }
 
+/// Those that need no server.
+fn least_stores() -> [Value; 4] {
+    let aws = json!({"region": "eu-central-1", "endpoint": NOWHERE});
+    [
+        object("TokenStore", "aws", &json!({"awsSecretsManager": aws})),
+        object("TokenStore", "parameters", &json!({"awsParameterStore": aws})),
+        object(
+            "TokenStore",
+            "google",
+            &json!({"googleSecretManager": {"projectId": "some-project", "endpoint": NOWHERE}}),
+        ),
+        object("TokenStore", "azure", &json!({"azureKeyVault": {"vaultUrl": NOWHERE}})),
+    ]
+}
+
+/// Their Secret is not there, so nobody is called.
+fn least_channels() -> [Value; 5] {
+    let key = json!({"name": "missing", "key": "key"});
+    let channel = |name: &str, spec: &Value| object("NotificationChannel", name, spec);
+    [
+        channel("least-mail", &json!({"email": {"host": "127.0.0.1", "port": 1, "from": "tokens@example.com"}})),
+        channel("least-slack", &json!({"slackWebhook": {"urlRef": key}})),
+        channel("least-bot", &json!({"slackBot": {"tokenRef": key, "endpoint": NOWHERE}})),
+        channel("least-teams", &json!({"msTeamsWebhook": {"urlRef": key}})),
+        channel("least-pager", &json!({"pagerDuty": {"integrationKeyRef": key, "endpoint": NOWHERE}})),
+    ]
+}
+
 /// The samples name servers of the world; a test calls none of them.
 fn harmless(yaml: &str) -> String {
-    let servers =
-        ["https://hooks.slack.com", "https://example.westeurope.logic.azure.com", "https://events.example.com"];
+    let servers = [
+        "https://hooks.slack.com",
+        "https://example.westeurope.logic.azure.com",
+        "https://events.example.com",
+        "https://vault.example.com",
+    ];
     let yaml = servers.iter().fold(yaml.to_owned(), |yaml, server| yaml.replace(server, NOWHERE));
     yaml.replace("smtp.example.com", "127.0.0.1")
         .replace("# endpoint: https://events.eu.pagerduty.com", &format!("endpoint: {NOWHERE}"))
