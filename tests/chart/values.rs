@@ -8,7 +8,7 @@ use virtual_account_operator::config::Cli;
 
 use crate::support::helm::{Helm, chart};
 use crate::support::rendered::camel;
-use crate::{objects, only, read, render, values};
+use crate::{VALUES, objects, only, read, render, values};
 
 const SCHEMA: &str = "charts/virtual-account-operator/values.schema.json";
 const GIVEN: &str = "issuerUrl=https://tokens.example.com";
@@ -203,7 +203,7 @@ fn every_flag_of_run_has_a_value() {
 /// The program itself takes what the chart makes of every value: the mapping from camelCase, lists and switches.
 #[test]
 fn the_program_takes_the_arguments_of_every_value() {
-    for name in ["default", "minimal", "full"] {
+    for name in VALUES {
         let objects = objects(&render(Helm::Four, name));
         let container = &only(&objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
         let arguments = container["args"].as_array().unwrap().iter().map(|argument| argument.as_str().unwrap());
