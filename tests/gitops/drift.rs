@@ -172,6 +172,8 @@ fn a_field_set_by_an_action_is_drift_only_if_git_names_it() {
             applier.apply(plane, &ns, &manifest);
             cluster.edit(&ns, &name, &json!({"suspend": true}));
             cluster.annotate(&ns, &name, "virtualaccounts.dev/rotate", &json!("argocd-1"));
+            // A diff is two requests; a status that is written between them would show.
+            cluster.wait_reason(&ns, &name, "Suspended");
             let output = applier.run(plane, "diff", &ns, &manifest);
             assert_eq!(output.status.code(), Some(expected), "{name}");
         }
