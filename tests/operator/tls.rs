@@ -2,7 +2,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::sync::LazyLock;
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -120,25 +119,21 @@ fn a_pair_that_cannot_be_used_ends_the_start_and_names_flag_and_file() {
 
 /// A plane and a mounted Secret.
 struct Home {
-    plane: &'static Plane,
+    plane: Plane,
     mount: Dir,
-    namespace: String,
 }
 
 impl Home {
-    // A plane without accounts, so that an operator for each test can be there.
+    // Not a shared one: by the chart (hack/test-full.sh) two releases would install the definitions at the same time.
     fn start() -> Self {
-        static PLANE: LazyLock<Plane> = LazyLock::new(Plane::start);
-        let plane = &*PLANE;
-        Self { plane, mount: Dir::new("tls"), namespace: plane.namespace("tls") }
+        Self { plane: Plane::start(), mount: Dir::new("tls") }
     }
 
     fn operator(&self) -> Operator {
         let flags = self.mount.flags().to_vec();
-        let namespace = Some(self.namespace.clone());
         // The most that it ever says of TLS.
         let log = Some("info,rustls=trace,virtual_account_operator::http=trace".to_owned());
-        Operator::start(self.plane, Options { namespace, flags, log, ..Options::default() })
+        Operator::start(&self.plane, Options { flags, log, ..Options::default() })
     }
 }
 
@@ -152,9 +147,7 @@ struct Client {
 impl Client {
     fn new(operator: &Operator, trusted: &Authority, http2: bool) -> Self {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let trusted = reqwest::Certificate::from_pem(trusted.pem().as_bytes()).expect("a certificate");
-        let builder = reqwest::Client::builder().no_proxy().tls_certs_only([trusted]);
-        let builder = if http2 { builder } else { builder.http1_only() };
+        let builder = if http2 { trusted.client() } else { trusted.client().http1_only() };
         let url = format!("https://{}{DISCOVERY}", operator.public_address());
         Self { runtime, http: builder.build().expect("a client"), url }
     }

@@ -33,6 +33,12 @@ impl Authority {
         self.0.pem()
     }
 
+    /// An HTTP client that trusts it and nobody else.
+    pub(crate) fn client(&self) -> reqwest::ClientBuilder {
+        let trusted = reqwest::Certificate::from_pem(self.pem().as_bytes()).expect("a certificate");
+        reqwest::Client::builder().no_proxy().tls_certs_only([trusted])
+    }
+
     /// A certificate for the loopback address, with this name, that ends at the beginning of the given year.
     pub(crate) fn issue(&self, name: &str, year: i32) -> Pair {
         let key = KeyPair::generate().expect("a key");
