@@ -1,10 +1,15 @@
 //! What the chart installs works: the operator is run with the arguments, the environment and the rights of the Deployment.
 
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
 use serde_json::{Value, json};
+use tokio::runtime::Builder;
 
 use crate::support::cluster::{Cluster, current, token};
-use crate::support::helm::Helm;
+use crate::support::helm::{Helm, chart};
 use crate::support::operator::{ISSUER, NAMESPACE, Operator, Options};
+use crate::support::pki::{Authority, Dir};
 use crate::support::plane::Plane;
 use crate::support::rendered::Release;
 
@@ -35,6 +40,7 @@ fn what_the_chart_installs_works() {
     assert!(!operator.accepts(&token(&secret)));
     follow_the_notes(&plane);
     hand_over(&plane, operator, &release, &apps);
+    follow_the_page_on_tls(&plane, &release);
     let refused = refusals(&plane);
     assert!(refused.is_empty(), "{refused:?}");
 }
@@ -110,6 +116,38 @@ fn follow_the_notes(plane: &Plane) {
         assert!(notes.contains(name), "{notes}");
         plane.kubectl_ok(&["get", kind, name, "-n", NAMESPACE], None);
     }
+}
+
+/// The commands of docs/tls.md bring HTTPS to the release that is there, with the files of the Secret that they name.
+fn follow_the_page_on_tls(plane: &Plane, release: &Release) {
+    let (desk, authority) = (Dir::new("tls-page"), Authority::new("one"));
+    let pair = authority.issue("va", 2090);
+    let [cert, key] = [("cert.pem", &pair.cert), ("key.pem", &pair.key)]
+        .map(|(name, text)| desk.write(name, text).display().to_string());
+    let secret = ["create", "secret", "tls", "virtual-account-operator-tls", "--cert", &cert, "--key", &key];
+    plane.kubectl_ok(&[&secret[..], &["-n", NAMESPACE]].concat(), None);
+    // What the reader has at hand: a checkout, and the values of the release.
+    desk.write("values.yaml", &release.values.to_string());
+    symlink(Path::new(&chart()).parent().unwrap(), desk.path("charts")).unwrap();
+    let page = crate::read("docs/tls.md");
+    let blocks: Vec<&str> = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(blocks.iter().any(|block| block.contains("helm upgrade")), "{blocks:?}");
+    for block in blocks {
+        release.helm.shell_ok(plane, &desk.path("."), block);
+    }
+
+    let env = vec![("POD_NAME".to_owned(), "operator-2".to_owned())];
+    let operator = Operator::start(plane, Options { release: Some(release.clone()), env, ..Options::default() });
+    let url = format!("https://{}/.well-known/openid-configuration", operator.public_address());
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let discovery = runtime.block_on(async {
+        let answer = authority.client().build()?.get(url).send().await?.error_for_status()?;
+        answer.json::<Value>().await
+    });
+    let issuer = discovery.unwrap()["issuer"].as_str().unwrap().to_owned();
+    let (env, arguments) = release.container(plane, "operator-2");
+    assert!(env.contains(&format!("VAO_ISSUER_URL={issuer}")), "{issuer} is not in {env:?}");
+    assert!(arguments.contains(&"--workers=4".to_owned()), "other values are kept: {arguments:?}");
 }
 
 /// What RBAC refused to the operator.

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses a part of this file")]
 #![allow(clippy::expect_used, clippy::panic, reason = "a failure is the test's verdict")]
 
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
@@ -39,12 +41,33 @@ impl Helm {
         succeeded(&format!("{self:?} {args:?}"), &self.on(plane, args))
     }
 
-    fn command(self, home: &Path) -> Command {
-        let name = match self {
+    /// Runs the commands of a page in this directory, as the administrator of a plane, whose `helm` it is. They must
+    /// succeed.
+    pub(crate) fn shell_ok(self, plane: &Plane, directory: &Path, commands: &str) {
+        let bin = plane.dir().join(format!("{self:?}"));
+        fs::create_dir_all(&bin).expect("the plane's directory can be written");
+        if !bin.join("helm").exists() {
+            symlink(self.program(), bin.join("helm")).expect("the plane's directory can be written");
+        }
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+        let mut shell = Self::around(Command::new("bash"), &plane.dir().join("helm"));
+        shell.args(["-euo", "pipefail", "-c", commands]).current_dir(directory);
+        shell.env("PATH", path).env("KUBECONFIG", plane.kubeconfig_path());
+        succeeded(commands, &run(&mut shell));
+    }
+
+    fn program(self) -> PathBuf {
+        tools().join(match self {
             Self::Three => "helm3",
             Self::Four => "helm4",
-        };
-        let mut command = Command::new(tools().join(name));
+        })
+    }
+
+    fn command(self, home: &Path) -> Command {
+        Self::around(Command::new(self.program()), home)
+    }
+
+    fn around(mut command: Command, home: &Path) -> Command {
         // Nothing of whoever runs the tests: neither plugins nor what another cluster on the same port once served.
         command.env("HOME", home).env("KUBECACHEDIR", home.join("discovery"));
         for directory in ["CACHE", "CONFIG", "DATA"] {
