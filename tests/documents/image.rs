@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::read;
 use crate::support::cluster::{Cluster, PATIENCE, ready, wait_for};
 use crate::support::operator::{Operator, Options};
+use crate::support::pki::Dir;
 use crate::support::plane::Plane;
 use crate::support::server::{Server, python};
 
@@ -76,6 +77,47 @@ fn every_tls_client_trusts_the_same_file() {
     // A crate with a list of certificates of its own would trust what the image's owner cannot change.
     let lock = read("Cargo.lock");
     assert!(lock.contains("name = \"rustls-native-certs\"") && !lock.contains("name = \"webpki-roots\""));
+}
+
+/// hack/test-full.sh tests what hack/release.py prints, and all checkouts share the place where that is built.
+#[test]
+fn each_checkout_gets_the_binary_of_its_own_source() {
+    let folder = Dir::new("release");
+    let [newer, older] = ["newer", "older"].map(|word| checkout(&folder, word));
+    // By the times of its files alone nothing of the second one is new.
+    let touched = Command::new("touch").args(["-d", "2001-01-01"]).arg(older.join("src/main.rs")).status();
+    assert!(touched.unwrap().success());
+    let (first, _) = release(&newer, &folder);
+    let (second, _) = release(&older, &folder);
+    let said = |binary: &Path| String::from_utf8(Command::new(binary).output().unwrap().stdout).unwrap();
+    assert_eq!([said(&first), said(&second)], ["newer", "older"], "and the first one is still there");
+    let (again, log) = release(&older, &folder);
+    assert!(again == second && !log.contains("Compiling"), "what has not changed is built again: {log}");
+}
+
+/// A checkout of a program that prints this word.
+fn checkout(folder: &Dir, word: &str) -> PathBuf {
+    let root = folder.path(word);
+    for directory in ["src", "hack"] {
+        fs::create_dir_all(root.join(directory)).unwrap();
+    }
+    for file in ["Dockerfile", ".dockerignore", "hack/release.py"] {
+        fs::write(root.join(file), read(file)).unwrap();
+    }
+    let package = "name = \"virtual-account-operator\"\nversion = \"0.1.0\"\n";
+    fs::write(root.join("Cargo.toml"), format!("[workspace]\n[package]\n{package}edition = \"2024\"\n")).unwrap();
+    fs::write(root.join("Cargo.lock"), format!("version = 4\n\n[[package]]\n{package}")).unwrap();
+    fs::write(root.join("src/main.rs"), format!("fn main() {{ print!(\"{word}\") }}\n")).unwrap();
+    root
+}
+
+/// The binary that it makes of a checkout, and what cargo says.
+fn release(checkout: &Path, folder: &Dir) -> (PathBuf, String) {
+    let mut command = Command::new(python().join("bin/python"));
+    let output = command.arg("-B").arg(checkout.join("hack/release.py")).arg(folder.path("work")).output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{log}");
+    (String::from_utf8_lossy(&output.stdout).trim_end().into(), log)
 }
 
 #[test]
