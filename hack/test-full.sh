@@ -5,6 +5,11 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source hack/env.sh
+# What the tests do not install themselves.
+hack/debian.sh
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 
 # A step is a function of this name and the line that tells of it.
 steps=(
@@ -36,11 +41,8 @@ release() {
 }
 
 sbom() {
-    local file
-    file=$(mktemp)
-    hack/sbom.sh "$file"
-    python3 -B tests/release/sbom.py "$file"
-    rm "$file"
+    hack/sbom.sh "$work/sbom.json"
+    python3 -B tests/release/sbom.py "$work/sbom.json"
 }
 
 start() {
@@ -69,11 +71,8 @@ kills() { VAO_KILLS=20 one drills leader::the_leader_is_killed_again_and_again; 
 
 # one BINARY TEST: this test alone, with what it prints. To cargo a name that no test has is no failure.
 one() {
-    local log
-    log=$(mktemp)
-    cargo test --locked --test "$1" -- --exact --nocapture "$2" | tee "$log"
-    grep -q '^test result: ok. 1 passed' "$log" || fail "there is no test $2"
-    rm "$log"
+    cargo test --locked --test "$1" -- --exact --nocapture "$2" | tee "$work/log"
+    grep -q '^test result: ok. 1 passed' "$work/log" || fail "there is no test $2"
 }
 
 fail() {
