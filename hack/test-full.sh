@@ -16,7 +16,7 @@ steps=(
     "release: the release binary, built as the Dockerfile builds it, is small and needs glibc alone"
     "sbom: the bill of materials lists what is in the binary"
     "start: the release binary is ready within a second"
-    "memory: two thousand accounts cost little memory"
+    "memory: two thousand accounts cost a leader and a follower little memory"
     "core: the core tests pass with the release binary"
     "helm3: the core tests pass with an operator that Helm 3 has installed"
     "helm4: the core tests pass with an operator that Helm 4 has installed"
