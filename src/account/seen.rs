@@ -35,7 +35,7 @@ pub struct Seen {
 /// The two watches, to be run by [`super::controller::Controller::run`].
 pub struct Watches {
     pub(super) accounts: Watch<VirtualAccount>,
-    pub(super) secrets: Watch<SecretObject>,
+    pub(crate) secrets: Watch<SecretObject>,
 }
 
 impl Seen {

@@ -6,13 +6,13 @@ use std::sync::Mutex;
 use axum::body::Body as Answer;
 use futures::stream;
 use http::{Request as Http, Response};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::client::Body;
-use kube::core::PartialObjectMeta;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::account::seen::Seen;
 use crate::api::AccountId;
 
 const FAST: Timing = Timing {
@@ -72,14 +72,14 @@ struct Bench<K> {
     task: tokio::task::JoinHandle<()>,
 }
 
-fn start<K>(script: Vec<Step>, adapt: impl FnOnce(Watch<K>) -> Watch<K>) -> Bench<K>
+fn start<K>(script: Vec<Step>, watch: impl FnOnce(Client) -> Watch<K>) -> Bench<K>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Send + Sync + 'static,
 {
     let server = Arc::new(Server { script: Mutex::new(script.into()), ..Server::default() });
     let answering = Arc::clone(&server);
     let service = tower::service_fn(move |request| std::future::ready(answering.answer(&request)));
-    let mut watch = adapt(Watch::<K>::all(Client::new(service, "default")));
+    let mut watch = watch(Client::new(service, "default"));
     if watch.timing.silence == TIMING.silence {
         watch.timing = Timing { silence: TIMING.silence, ..FAST };
     }
@@ -102,7 +102,7 @@ where
 }
 
 fn maps(script: Vec<Step>) -> Bench<ConfigMap> {
-    start(script, |watch| watch)
+    start(script, Watch::all)
 }
 
 impl<K> Bench<K> {
@@ -249,10 +249,7 @@ async fn a_line_without_sense_lists_again() {
 #[tokio::test]
 async fn silence_resumes_and_the_second_silence_lists() {
     let script = vec![list(5, &[]), Step::Hang(vec![bookmark(6)]), Step::Hang(vec![]), list(7, &[])];
-    let bench = start::<ConfigMap>(script, |mut watch| {
-        watch.timing = FAST;
-        watch
-    });
+    let bench = start::<ConfigMap>(script, |client| Watch { timing: FAST, ..Watch::all(client) });
     assert_eq!(bench.asked(5).await, ["list", "5", "6", "list", "7"]);
 }
 
@@ -340,9 +337,7 @@ async fn secrets_are_watched_by_metadata_and_kept_small() {
     secret["metadata"]["annotations"] =
         json!({"kubectl.kubernetes.io/last-applied-configuration": "canary", "mine": "kept"});
     secret["metadata"]["generation"] = json!(3);
-    let mut bench = start::<PartialObjectMeta<Secret>>(vec![list(5, &[secret])], |watch| {
-        watch.labels("virtualaccounts.dev/account").prune(prune_secret)
-    });
+    let mut bench = start(vec![list(5, &[secret])], |client| Seen::new(&client, &Scope::default()).1.secrets);
     assert_eq!(bench.reports(2).await, ["applied s@1", "synced"]);
     bench.asked(2).await;
     for asked in bench.server.asked.lock().unwrap().iter() {

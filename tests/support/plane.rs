@@ -79,6 +79,8 @@ pub(crate) struct AuditEvent {
     pub(crate) user_agent: String,
     /// Which token of the user it was, `JTI=…`; empty for certificates.
     pub(crate) credential: String,
+    /// The kind of the object in the answer; empty where the policy logs no answers.
+    pub(crate) answered: String,
 }
 
 impl Plane {
@@ -376,8 +378,8 @@ impl AuditEvent {
     }
 }
 
-/// A line of the audit log. What is not named here, such as the bodies of
-/// statuses, is skipped and not parsed.
+/// A line of the audit log. What is not named here, such as most of the bodies,
+/// is skipped and not parsed.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct AuditLine {
@@ -391,6 +393,13 @@ struct AuditLine {
     request_received_timestamp: String,
     stage_timestamp: String,
     user_agent: String,
+    response_object: AuditAnswer,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AuditAnswer {
+    kind: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -438,6 +447,7 @@ impl From<AuditLine> for AuditEvent {
             received: line.request_received_timestamp,
             user_agent: line.user_agent,
             credential: line.user.extra.credential.into_iter().next().unwrap_or_default(),
+            answered: line.response_object.kind,
         }
     }
 }
