@@ -36,6 +36,7 @@ pub struct Metrics {
     leader: Gauge,
     queue_depth: Gauge,
     accounts_failing: Gauge,
+    namespaces_denied: Gauge,
     replica_ready: Gauge,
     clock_trusted: Gauge,
     store_calls: Family<ByCall, Counter>,
@@ -70,6 +71,7 @@ impl Metrics {
             leader: Gauge::default(),
             queue_depth: Gauge::default(),
             accounts_failing: Gauge::default(),
+            namespaces_denied: Gauge::default(),
             replica_ready: Gauge::default(),
             clock_trusted: Gauge::default(),
             store_calls: Family::default(),
@@ -125,6 +127,11 @@ impl Metrics {
             "accounts_failing",
             "Accounts whose last pass ended in an error that is nobody's fault",
             self.accounts_failing.clone(),
+        );
+        ours.register(
+            "namespaces_denied",
+            "Watched namespaces in which the operator lacks a right to watch: it works there by what it last saw",
+            self.namespaces_denied.clone(),
         );
         ours.register("replica_ready", "1 if /readyz says so, else 0", self.replica_ready.clone());
         ours.register(
@@ -281,6 +288,11 @@ impl Metrics {
     /// How many accounts had an error in their last pass.
     pub fn accounts_failing(&self, count: usize) {
         self.accounts_failing.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// In how many watched namespaces the operator lacks a right.
+    pub fn namespaces_denied(&self, count: usize) {
+        self.namespaces_denied.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Whether this replica may get traffic.
@@ -463,6 +475,7 @@ mod tests {
         metrics.public_certificate(Instant::from_unix(12));
         metrics.queue_depth(3);
         metrics.accounts_failing(4);
+        metrics.namespaces_denied(5);
         metrics.replica_ready(true);
         metrics.clock_trusted(true);
         metrics.key_ring_healthy(true);
@@ -492,6 +505,7 @@ mod tests {
                 "virtual_account_public_certificate_expiry_timestamp_seconds{} 12",
                 "virtual_account_queue_depth 3",
                 "virtual_account_accounts_failing 4",
+                "virtual_account_namespaces_denied 5",
                 "virtual_account_replica_ready 1",
                 "virtual_account_clock_trusted 1",
                 "virtual_account_key_ring_healthy 1",

@@ -14,7 +14,7 @@ use crate::api::{AccountId, GROUP, ObjectId, ObjectRef, VirtualAccount};
 use crate::integration::Concern;
 use crate::lock::lock;
 use crate::token::Ledgers;
-use crate::watch::{Cache, Scope, Watch, prune_secret};
+use crate::watch::{Cache, Part, Scope, Watch, prune_secret};
 
 /// The metadata of a Secret: the operator asks for no more in its watch.
 pub type SecretObject = PartialObjectMeta<Secret>;
@@ -56,6 +56,16 @@ impl Seen {
     /// Why the operator is not ready, if so.
     pub fn trouble(&self) -> Option<String> {
         self.accounts.trouble("accounts").or_else(|| self.secrets.trouble("secrets"))
+    }
+
+    /// The parts whose accounts or Secrets the operator has no right to see.
+    pub fn denied(&self) -> BTreeSet<Part> {
+        self.accounts.denied().into_iter().chain(self.secrets.denied()).collect()
+    }
+
+    // What is there may be more than what is seen, so that no key is given up and no first ring made.
+    fn may_hide_some(&self) -> bool {
+        !self.accounts.unreadable().is_empty() || !self.denied().is_empty()
     }
 
     /// Remembers which account the Secret's label names; that account.
@@ -128,7 +138,7 @@ impl Ledgers for Seen {
     fn any_entry(&self) -> bool {
         let recorded =
             |account: &Arc<VirtualAccount>| account.status.as_ref().is_some_and(|status| !status.jwts.is_empty());
-        !self.accounts.unreadable().is_empty() || self.accounts.values().iter().any(recorded)
+        self.may_hide_some() || self.accounts.values().iter().any(recorded)
     }
 
     fn any_labelled_secret(&self) -> bool {
@@ -139,7 +149,7 @@ impl Ledgers for Seen {
         let index = lock(&self.by_account);
         let empty = |account: &Arc<VirtualAccount>| account.status.as_ref().is_none_or(|status| status.jwts.is_empty());
         let lost = |id: &AccountId| self.accounts.get(id).is_some_and(|account| empty(&account));
-        !self.accounts.unreadable().is_empty() || index.keys().any(lost)
+        self.may_hide_some() || index.keys().any(lost)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Knows no accounts: it tells which channels have changed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use kube::{Client, Resource};
@@ -21,7 +21,7 @@ use crate::leader::Leadership;
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
-use crate::watch::{Cache, Change, Scope, Watch, prune_managed_fields};
+use crate::watch::{Cache, Change, Part, Scope, Watch, prune_managed_fields};
 
 mod spec;
 
@@ -133,6 +133,11 @@ impl Channels {
     /// Why the operator is not ready, if so.
     pub fn trouble(&self) -> Option<String> {
         self.seen.trouble("channels")
+    }
+
+    /// The parts whose channels the operator has no right to see.
+    pub fn denied(&self) -> BTreeSet<Part> {
+        self.seen.denied()
     }
 
     /// Whether accounts of this namespace may use the channel. Never waits.

@@ -57,6 +57,7 @@ impl Gauges {
         metrics.leader(self.leadership.holds());
         metrics.queue_depth(self.controller.waiting());
         metrics.accounts_failing(self.controller.failing());
+        metrics.namespaces_denied(self.controller.denied());
         metrics.replica_ready((self.ready)().is_ok());
         metrics.clock_trusted(self.clock.trusted(self.max_skew));
         let state = self.keys.borrow();

@@ -23,7 +23,7 @@ use crate::leader::Leadership;
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
-use crate::watch::{Cache, Change, Scope, Watch};
+use crate::watch::{Cache, Change, Part, Scope, Watch};
 
 /// What a registry is made of.
 pub struct Parts {
@@ -94,6 +94,11 @@ impl Registry {
     /// Why the operator is not ready, if so.
     pub fn trouble(&self) -> Option<String> {
         self.stores.trouble("stores")
+    }
+
+    /// The parts whose stores the operator has no right to see.
+    pub fn denied(&self) -> BTreeSet<Part> {
+        self.stores.denied()
     }
 
     /// Whether an account of this namespace may use the path, and whether it is worth trying now. Never waits.

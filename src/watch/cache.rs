@@ -49,6 +49,11 @@ struct Stream {
 }
 
 impl Stream {
+    /// It was listed once, and now the operator has no right to it.
+    fn is_lost(&self) -> bool {
+        self.heard.is_some() && self.denied
+    }
+
     fn trouble(&self, what: &str) -> Option<String> {
         let what = format!("{what}{}", self.part);
         let (silence, broken) = (self.heard.map(|at| at.elapsed()), self.broken.map(|at| at.elapsed()));
@@ -134,9 +139,19 @@ impl<K> Cache<K> {
         self.read().streams.iter().filter_map(|stream| stream.broken).min().map(|at| at.elapsed())
     }
 
-    /// Why what is here may be out of date, if so. `what`: the objects, for people.
+    /// Why what is here may be out of date, if so. `what`: the objects, for people. One namespace of several does not count
+    /// when the operator has lost its rights there: whoever may take them must not stop it for all the others.
     pub fn trouble(&self, what: &str) -> Option<String> {
-        self.read().streams.iter().find_map(|stream| stream.trouble(what))
+        let inner = self.read();
+        let all = inner.streams.iter().all(Stream::is_lost);
+        let mut counts = inner.streams.iter().filter(|stream| all || !stream.is_lost());
+        counts.find_map(|stream| stream.trouble(what))
+    }
+
+    /// The parts that the operator has no right to, as the API server last said. What is known of them may be out of date.
+    pub fn denied(&self) -> BTreeSet<Part> {
+        let inner = self.read();
+        inner.streams.iter().filter(|stream| stream.denied).map(|stream| stream.part.clone()).collect()
     }
 
     /// The version up to which the cache shows everything in a namespace: an object with a newer one is not missing, the
@@ -156,11 +171,12 @@ impl<K> Cache<K> {
         stream.shown = stream.shown.max(self::version(version));
     }
 
-    /// The stream broke; `denied`: the API server says that the operator has no right to it.
-    pub(super) fn broke(&self, part: usize, denied: bool) {
+    /// The stream broke; `denied`: the API server says that the operator has no right to it. Whether that is news.
+    pub(super) fn broke(&self, part: usize, denied: bool) -> bool {
         let stream = &mut self.write().streams[part];
         stream.broken.get_or_insert_with(Instant::now);
-        stream.denied = denied;
+        let known = std::mem::replace(&mut stream.denied, denied);
+        denied && !known
     }
 
     pub(super) fn connected(&self, part: usize) {
@@ -247,4 +263,64 @@ fn stored<K: Resource>(object: &Arc<K>) -> u64 {
 /// A resourceVersion as a number, as Kubernetes defines their order; 0 for what is none.
 pub fn version(text: &str) -> u64 {
     text.parse().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Scope;
+    use super::*;
+
+    struct Age {
+        heard: Option<u64>,
+        broken: Option<u64>,
+        denied: bool,
+    }
+
+    const FRESH: Age = Age { heard: Some(1), broken: None, denied: false };
+    const LOST: Age = Age { heard: Some(600), broken: Some(500), denied: true };
+    const DOWN: Age = Age { denied: false, ..LOST };
+    const NEVER: Age = Age { heard: None, ..LOST };
+
+    /// A cache of two namespaces, so many seconds after they were heard and broke.
+    fn cache(ages: [&Age; 2]) -> Cache<()> {
+        let ago = |seconds: u64| Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
+        let cache = Cache::of(Scope::of(["one".to_owned(), "two".to_owned()]).parts());
+        for (stream, age) in cache.write().streams.iter_mut().zip(ages) {
+            (stream.heard, stream.broken, stream.denied) = (age.heard.map(ago), age.broken.map(ago), age.denied);
+        }
+        cache
+    }
+
+    fn trouble(one: &Age, two: &Age) -> String {
+        cache([one, two]).trouble("maps").unwrap_or_default()
+    }
+
+    #[test]
+    fn a_namespace_whose_rights_are_lost_troubles_no_other() {
+        assert_eq!(trouble(&FRESH, &LOST), "");
+        assert_eq!(trouble(&LOST, &FRESH), "");
+        let long_known = Age { broken: Some(1), ..LOST };
+        assert_eq!(trouble(&FRESH, &long_known), "", "nor by its silence");
+        assert_eq!(trouble(&LOST, &DOWN), "the watch of maps in namespace two has been broken for 500 s");
+    }
+
+    #[test]
+    fn rights_count_where_nothing_was_seen_yet_and_where_all_are_lost() {
+        let unseen = "the operator may not list maps in namespace two; apply its RBAC there";
+        assert_eq!((trouble(&FRESH, &NEVER).as_str(), trouble(&LOST, &NEVER).as_str()), (unseen, unseen));
+        let all = "the operator may no longer watch maps in namespace one, since 500 s; apply its RBAC there";
+        assert_eq!(trouble(&LOST, &LOST), all);
+    }
+
+    #[test]
+    fn what_is_denied_is_told_once_and_until_the_watch_is_back() {
+        let cache = cache([&FRESH, &FRESH]);
+        assert_eq!((cache.broke(1, true), cache.broke(1, true)), (true, false));
+        assert_eq!(cache.denied(), [cache.part(1)].into());
+        assert!(!cache.broke(1, false) && cache.denied().is_empty(), "it is down, which is another matter");
+        assert!(cache.broke(1, true));
+        cache.connected(1);
+        assert!(cache.denied().is_empty());
+        assert_eq!(trouble(&FRESH, &FRESH), "");
+    }
 }

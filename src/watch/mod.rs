@@ -171,7 +171,9 @@ where
             End::Failed(error) => debug!(%kind, namespace, error = describe(error), "the watch still fails"),
         }
         let denied = matches!(end, End::Failed(kube::Error::Api(status)) if status.code == 403);
-        self.cache.broke(position.part, denied);
+        if self.cache.broke(position.part, denied) {
+            warn!(%kind, namespace, "the operator has no right to watch this; apply its RBAC there");
+        }
         position.failures = position.failures.saturating_add(1);
         Some(self.timing.pause(position.failures))
     }

@@ -33,7 +33,7 @@ impl Scope {
 }
 
 /// What one stream shows: everything, or one namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Part(Option<Arc<str>>);
 
 impl Part {

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::account::seen::Seen;
 use crate::api::AccountId;
+use crate::token::Ledgers as _;
 
 const FAST: Timing = Timing {
     silence: Duration::from_millis(200),
@@ -51,7 +52,7 @@ impl Server {
         // The end of the script hangs, so that the watch under test stays where it is.
         let step = self.script.lock().unwrap().pop_front().unwrap_or(Step::Hang(vec![]));
         let lines = |lines: Vec<Value>| stream::iter(lines.into_iter().map(|line| Ok(format!("{line}\n"))));
-        let broken = std::io::Error::other("connection reset");
+        let broken = gone_away();
         let (status, body) = match step {
             Step::Body(status, value) => (status, Answer::from(value.to_string())),
             Step::Lines(all) => (200, Answer::from_stream(lines(all))),
@@ -145,6 +146,10 @@ fn object(name: &str, version: u64) -> Value {
 
 fn list(version: u64, items: &[Value]) -> Step {
     Step::Body(200, json!({"metadata": {"resourceVersion": version.to_string()}, "items": items}))
+}
+
+fn gone_away() -> std::io::Error {
+    std::io::Error::other("connection reset")
 }
 
 fn event(kind: &str, object: &Value) -> Value {
@@ -348,6 +353,27 @@ async fn secrets_are_watched_by_metadata_and_kept_small() {
     }
     let kept = serde_json::to_value(&bench.cache.get(&key("s")).unwrap().metadata).unwrap();
     assert_eq!(kept, json!({"namespace": "ns", "name": "s", "resourceVersion": "1", "annotations": {"mine": "kept"}}));
+}
+
+#[tokio::test]
+async fn where_nothing_may_be_seen_there_may_be_tokens() {
+    let service = tower::service_fn(|_: Http<Body>| std::future::ready(Err::<Response<Answer>, _>(gone_away())));
+    let scope = Scope::of(["one".to_owned(), "two".to_owned()]);
+    let (seen, _watches) = Seen::new(&Client::new(service, "default"), &scope);
+    for part in [0, 1] {
+        seen.accounts.heard(part, "5");
+        seen.secrets.heard(part, "5");
+    }
+    let keeps = || (seen.any_entry(), seen.labelled_secret_with_empty_ledger());
+    assert!(seen.synced());
+    assert_eq!(keeps(), (false, false));
+    seen.secrets.broke(1, true);
+    assert_eq!((keeps(), seen.synced(), seen.denied().len()), ((true, true), true, 1), "no key is given up, none made");
+    seen.secrets.connected(1);
+    seen.accounts.broke(1, true);
+    assert_eq!((keeps(), seen.denied().len()), ((true, true), 1));
+    seen.accounts.connected(1);
+    assert_eq!((keeps(), seen.denied().len()), ((false, false), 0));
 }
 
 #[tokio::test]

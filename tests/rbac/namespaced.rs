@@ -1,5 +1,7 @@
 //! An operator for some namespaces, with Roles there and no ClusterRole.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::support::cluster::{Cluster, PATIENCE, account_path, entries, secret_path, token, wait_for};
@@ -9,6 +11,8 @@ use crate::{OPERATOR, read, rendered, rotating};
 
 const STORES: &str = "/apis/virtualaccounts.dev/v1alpha1/namespaces/two/tokenstores";
 const RING: &str = "virtual-account-operator-keys";
+/// A watch that is broken for longer is trouble: 30 s.
+const BROKEN: Duration = Duration::from_secs(35);
 
 /// Roles for these namespaces, and nothing else.
 fn roles(namespaces: &[&str]) -> String {
@@ -44,6 +48,35 @@ impl Stage {
         let mut events = self.plane.audit();
         events.retain(|event| event.user == OPERATOR && !event.resource.is_empty());
         events
+    }
+
+    /// The tokens of an account in each of the two namespaces.
+    fn tokens(&self) -> [String; 2] {
+        ["one", "two"].map(|namespace| {
+            self.cluster.create_account(namespace, "cart", rotating());
+            self.cluster.wait_ready(namespace, "cart");
+            token(&self.cluster.secret(namespace, "cart-token").unwrap())
+        })
+    }
+
+    /// Binds what online checks need; `token` is a good one.
+    fn let_callers_ask(&self, operator: &Operator, token: &str) {
+        let callers = "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: caller}\n\
+            roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: virtual-account-operator-introspection}\n\
+            subjects: [{kind: ServiceAccount, name: checker, namespace: virtual-accounts}]\n";
+        let sample = read("config/samples/namespaced-introspection.yaml");
+        self.plane.kubectl_ok(&["apply", "-f", "-"], Some(&(sample + callers)));
+        wait_for("the caller to be known", PATIENCE, || {
+            let answer = operator.introspect_as(Some(operator.caller()), token);
+            if answer.status == 200 { Ok(()) } else { Err(answer.body) }
+        });
+    }
+
+    /// Has an account's token rotated.
+    fn rotate(&self, namespace: &str) {
+        let account = self.cluster.account(namespace, "cart").unwrap();
+        self.cluster.annotate(namespace, "cart", "virtualaccounts.dev/rotate", &json!("again"));
+        self.cluster.wait_successor(namespace, "cart", account["status"]["jwtId"].as_str().unwrap());
     }
 
     /// Why the token of an account in namespace `one` is not in this store.
@@ -106,26 +139,14 @@ fn roles_alone_are_enough_for_the_namespaces_that_are_watched() {
 #[test]
 fn online_checks_need_one_binding_and_know_the_watched_namespaces_alone() {
     let stage = Stage::new();
-    let (plane, cluster) = (&stage.plane, &stage.cluster);
+    let plane = &stage.plane;
     let operator = Operator::start(plane, options(&["one", "two"], "one,two"));
-    let tokens = ["one", "two"].map(|namespace| {
-        cluster.create_account(namespace, "cart", rotating());
-        cluster.wait_ready(namespace, "cart");
-        token(&cluster.secret(namespace, "cart-token").unwrap())
-    });
+    let tokens = stage.tokens();
     let answer = operator.introspect_as(Some(operator.caller()), &tokens[0]);
     assert_eq!((answer.status, answer.header("retry-after")), (503, None));
     assert!(answer.body.contains("bind ClusterRole system:auth-delegator to its ServiceAccount"), "{}", answer.body);
 
-    let callers = "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: caller}\n\
-        roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: virtual-account-operator-introspection}\n\
-        subjects: [{kind: ServiceAccount, name: checker, namespace: virtual-accounts}]\n";
-    let sample = read("config/samples/namespaced-introspection.yaml");
-    plane.kubectl_ok(&["apply", "-f", "-"], Some(&(sample + callers)));
-    wait_for("the caller to be known", PATIENCE, || {
-        let answer = operator.introspect_as(Some(operator.caller()), &tokens[0]);
-        if answer.status == 200 { Ok(()) } else { Err(answer.body) }
-    });
+    stage.let_callers_ask(&operator, &tokens[0]);
     assert!(tokens.iter().all(|token| operator.accepts(token)));
 
     drop(operator);
@@ -151,4 +172,46 @@ fn nothing_is_done_until_every_watched_namespace_can_be_seen() {
     plane.kubectl_ok(&["apply", "-f", "-"], Some(&roles(&["one", "two"])));
     let _operator = operator.wait_ready();
     cluster.wait_ready("one", "cart");
+}
+
+#[test]
+fn a_namespace_whose_role_is_taken_away_stops_no_other() {
+    let stage = Stage::new();
+    let (plane, cluster) = (&stage.plane, &stage.cluster);
+    let operator = Operator::start(plane, options(&["one", "two"], "one,two"));
+    let tokens = stage.tokens();
+    stage.let_callers_ask(&operator, &tokens[0]);
+    let denied = |count: usize| {
+        let line = format!("virtual_account_namespaces_denied {count}\n");
+        wait_for(&line, PATIENCE * 2, || {
+            let metrics = operator.metrics();
+            if metrics.contains(&line) { Ok(()) } else { Err(metrics) }
+        });
+    };
+    let ready = || {
+        wait_for("readiness", PATIENCE, || {
+            let answer = operator.get_ops("/readyz");
+            if answer.status == 200 { Ok(()) } else { Err(answer.body) }
+        });
+    };
+    // As the owner of a namespace may. Watches that are open go on, so they are made to begin anew.
+    plane.kubectl_ok(&["delete", "rolebinding", "--all", "--namespace", "two"], None);
+    plane.command("restart kube-apiserver");
+    denied(1);
+    assert!(operator.log().contains("the operator has no right to watch this"), "{}", operator.log());
+    std::thread::sleep(BROKEN);
+    ready();
+    stage.rotate("one");
+    assert!(operator.accepts(&tokens[0]), "in its grace");
+    assert_eq!(operator.get("/jwks.json").status, 200);
+    let answer = operator.introspect_as(Some(operator.caller()), &tokens[1]);
+    assert_eq!(answer.status, 503, "it may have been revoked, and nobody would say so: {}", answer.body);
+    let known = cluster.account("two", "cart").unwrap();
+
+    plane.kubectl_ok(&["apply", "-f", "-"], Some(&roles(&["one", "two"])));
+    denied(0);
+    ready();
+    assert!(operator.accepts(&tokens[1]));
+    assert_eq!(cluster.account("two", "cart").unwrap()["status"], known["status"], "nothing was given up");
+    stage.rotate("two");
 }

@@ -1,7 +1,7 @@
 //! When a pass runs: on a change of the account, of its Secret or of the key ring, and at the instants that a pass asked
 //! for. Knows no rules of the ledger.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -147,6 +147,12 @@ impl Controller {
     /// Accounts that wait for a worker; none while another replica leads.
     pub fn waiting(&self) -> usize {
         if self.leadership.holds() { self.queue.len() } else { 0 }
+    }
+
+    /// The watched namespaces where the operator has no right to see all that it works with; one, if it watches the cluster.
+    pub fn denied(&self) -> usize {
+        let all = [self.seen.denied(), self.stores.denied(), self.channels.denied()];
+        all.into_iter().flatten().collect::<BTreeSet<_>>().len()
     }
 
     // The leader before may have left anything unfinished, so every account is looked at; one that is settled costs no
