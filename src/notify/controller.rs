@@ -48,6 +48,7 @@ impl Channels {
         if stop.run_until_cancelled(self.until_synced()).await.is_some() {
             // What was found in an earlier term may have changed under another leader.
             self.forget_slots();
+            let _open = self.queue.open();
             self.seen.keys().into_iter().for_each(|id| self.queue.add(id));
             let look = async |id: AccountId| self.look(&id, stop).await;
             let work = (0..WORKERS).map(|_| keep(&self.queue, "NotificationChannel", look));

@@ -56,6 +56,7 @@ impl Registry {
         if stop.run_until_cancelled(self.until_synced()).await.is_some() {
             // What was found in an earlier term may have changed under another leader.
             self.forget_slots();
+            let _open = self.queue.open();
             self.stores.keys().into_iter().for_each(|id| self.queue.add(id));
             self.count_down();
             let look = async |id: AccountId| self.look(&id, users, stop).await;

@@ -160,6 +160,7 @@ impl Controller {
     async fn term(&self, stop: &CancellationToken) {
         if stop.run_until_cancelled(self.until_ready()).await.is_some() {
             info!(accounts = self.seen.accounts.len(), "watches and key ring are in: working");
+            let _open = self.queue.open();
             self.seen.accounts.keys().into_iter().for_each(|id| self.queue.add(id));
             futures::future::join_all((0..PASSES).map(|_| self.work())).await;
         }
