@@ -1,8 +1,8 @@
 //! Which account is looked at next, and when an account is looked at again.
 //!
 //! Each key is in the queue at most once and runs at most once at a time. Nothing is taken while nobody works, so the queue
-//! is bounded by the number of accounts, and by those that are added and not yet looked at. Wake-ups are instants of the wall clock, compared every second: a timer of the runtime would sleep through
-//! a suspended machine or a corrected clock.
+//! is bounded by the number of accounts, and by those that were added and not yet looked at. Wake-ups are instants of the
+//! wall clock, compared every second: a timer of the runtime would sleep through a suspended machine or a corrected clock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Deref;
