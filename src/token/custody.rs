@@ -9,9 +9,10 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::memory::Memory;
 use super::{
-    Action, InUse, KeyError, KeyState, REQUEST_ANNOTATION, Request, Ring, RingError, RingEvent, RingSettings,
-    read_requests, rotation::Fresh,
+    Action, InUse, KeyError, REQUEST_ANNOTATION, Request, Ring, RingError, RingEvent, RingSettings, read_requests,
+    rotation::Fresh,
 };
 use crate::api::Instant;
 
@@ -165,11 +166,11 @@ impl Facts {
     }
 }
 
-/// What to serve, what to write, what to say after the write.
+/// What to know and serve, what to write, what to say after the write.
 #[derive(Debug, Default)]
 pub(super) struct Decision {
-    /// The ring that is known to be stored (or was, before somebody harmed it).
-    pub(super) serve: Option<Ring>,
+    /// What is known of the keys now.
+    pub(super) memory: Option<Memory>,
     pub(super) trouble: Option<RingTrouble>,
     /// The ring to write: over the Secret that was seen, or as a new one.
     pub(super) write: Option<Ring>,
@@ -177,21 +178,22 @@ pub(super) struct Decision {
 }
 
 /// What to do now. A new or changed ring is served only after its write was accepted. A replica that does not lead serves
-/// what is stored, makes no keys and leaves all else to the leader.
+/// what is stored, makes no keys and leaves all else to the leader. Whoever finds a harmed ring serves its keys with those
+/// that it lacks: a leader that has forgotten these may sign with any key of it.
 pub(super) fn decide(
     seen: &Seen,
-    memory: Option<&Ring>,
+    memory: Option<&Memory>,
     facts: &Facts,
     (now, settings): (Instant, &RingSettings),
     fresh: Fresh<'_>,
 ) -> Result<Decision, KeyError> {
-    let keep = |trouble| Decision { serve: memory.cloned(), trouble, ..Decision::default() };
+    let keep = |trouble| Decision { memory: memory.cloned(), trouble, ..Decision::default() };
     let found = match (seen, memory) {
         (Seen::Unknown, _) => return Ok(keep(None)),
         (Seen::Absent, Some(_)) if !facts.leads => return Ok(keep(None)),
-        (Seen::Absent, Some(ring)) => {
+        (Seen::Absent, Some(memory)) => {
             let notices = vec![put_back()];
-            return Ok(Decision { write: Some(ring.clone()), notices, ..keep(None) });
+            return Ok(Decision { write: Some(memory.trusted.clone()), notices, ..keep(None) });
         }
         (Seen::Absent, None) if !facts.synced => return Ok(keep(None)),
         (Seen::Absent, None) if !facts.may_create => return Ok(keep(Some(RingTrouble::Missing))),
@@ -203,21 +205,24 @@ pub(super) fn decide(
     let requests = read_requests(annotation);
     let (ring, mut notices) = match found.map(|found| &found.ring) {
         None => (Ring::default(), vec![]),
-        Some(Ok(ring)) => match harmed(memory, ring, facts, now) {
-            Some(kid) => return Ok(keep(Some(RingTrouble::Edited(kid)))),
+        Some(Ok(ring)) => match memory.and_then(|memory| memory.harm(ring, facts, now)) {
+            Some((kid, memory)) => {
+                let trouble = Some(RingTrouble::Edited(kid));
+                return Ok(Decision { memory: Some(memory), trouble, ..Decision::default() });
+            }
             None => (ring.clone(), vec![]),
         },
         Some(Err(RingError::Empty)) if asks_init(&requests) => match memory {
-            Some(ring) => (ring.clone(), vec![put_back()]),
+            Some(memory) => (memory.trusted.clone(), vec![put_back()]),
             None => (Ring::default(), vec![]),
         },
         Some(Err(RingError::Empty)) => return Ok(keep(Some(RingTrouble::Emptied))),
         Some(Err(error)) => return Ok(keep(Some(RingTrouble::Unreadable(error.clone())))),
     };
     let stored = matches!(found.map(|found| &found.ring), Some(Ok(_)));
-    let serve = if stored { Some(ring.clone()) } else { memory.cloned() };
+    let memory = if stored { Some(Memory::of(ring.clone())) } else { memory.cloned() };
     if !facts.leads {
-        return Ok(Decision { serve, ..Decision::default() });
+        return Ok(Decision { memory, ..Decision::default() });
     }
     let advance = ring.advance(now, settings, &facts.in_use, &requests, fresh)?;
     notices.extend(advance.events.into_iter().map(RingNotice::from));
@@ -226,30 +231,11 @@ pub(super) fn decide(
     }
     let must_write = !stored || annotation.is_some() || advance.ring.is_some();
     let write = must_write.then(|| advance.ring.unwrap_or(ring));
-    Ok(Decision { serve, trouble: None, write, notices })
+    Ok(Decision { memory, trouble: None, write, notices })
 }
 
 fn asks_init(requests: &[Request]) -> bool {
     requests.iter().any(|request| matches!(request.action, Action::Init { .. }))
-}
-
-/// A key that the ring in memory knows and that the stored one must not lack: the one that signs, one that a ledger names,
-/// and every mark of a compromise that is still needed.
-fn harmed(memory: Option<&Ring>, stored: &Ring, facts: &Facts, now: Instant) -> Option<String> {
-    let memory = memory?;
-    let used = |kid: &str| facts.in_use.kids.contains(kid);
-    let lost = |kid: &str| stored.key(kid).is_none() && !stored.is_compromised(kid);
-    let needed = |kid: &str| used(kid) || memory.state(kid, now) == Some(KeyState::Active);
-    let keys = memory.keys.iter().map(super::Key::kid);
-    let mut known = keys.chain(memory.gone.keys().map(String::as_str));
-    let harmed = known.find(|kid| {
-        if memory.is_compromised(kid) {
-            (used(kid) || stored.key(kid).is_some()) && !stored.is_compromised(kid)
-        } else {
-            lost(kid) && needed(kid)
-        }
-    });
-    harmed.map(str::to_owned)
 }
 
 fn put_back() -> RingNotice {
@@ -264,7 +250,7 @@ fn unreadable_request() -> RingNotice {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::{at, es256, ring, rs256};
+    use super::super::fixtures::{at, es256, key, ring, rs256};
     use super::super::{Algorithm, KeyMaterial};
     use super::*;
     use crate::api::Seconds;
@@ -284,8 +270,9 @@ mod tests {
     }
 
     fn look(seen: &Seen, memory: Option<&Ring>, facts: &Facts) -> Decision {
+        let memory = memory.cloned().map(Memory::of);
         let fresh: Fresh<'_> = &mut |_| KeyMaterial::generate(Algorithm::Es256);
-        decide(seen, memory, facts, (at(0), &SETTINGS), fresh).unwrap()
+        decide(seen, memory.as_ref(), facts, (at(0), &SETTINGS), fresh).unwrap()
     }
 
     fn settled() -> Ring {
@@ -295,6 +282,10 @@ mod tests {
 
     fn reasons(decision: &Decision) -> Vec<&'static str> {
         decision.notices.iter().map(|notice| notice.reason).collect()
+    }
+
+    fn served(decision: &Decision) -> Option<&Ring> {
+        decision.memory.as_ref().map(|memory| &memory.served)
     }
 
     fn same(one: Option<&Ring>, other: Option<&Ring>) -> bool {
@@ -307,16 +298,17 @@ mod tests {
         let follows = Facts { leads: false, may_create: true, ..facts() };
         let mut fresh = |_: Algorithm| -> Result<KeyMaterial, KeyError> { panic!("it makes no keys") };
         let mut look = |seen: &Seen, memory: Option<&Ring>| {
-            decide(seen, memory, &follows, (at(400 * 86_400), &SETTINGS), &mut fresh).unwrap()
+            let memory = memory.cloned().map(Memory::of);
+            decide(seen, memory.as_ref(), &follows, (at(400 * 86_400), &SETTINGS), &mut fresh).unwrap()
         };
         let rotate = r#"[{"id":"1","action":"rotate"}]"#;
         for seen in [present(ring.data(), None), present(ring.data(), Some(rotate))] {
             let decision = look(&seen, None);
-            assert!(same(decision.serve.as_ref(), Some(&ring)) && decision.write.is_none());
+            assert!(same(served(&decision), Some(&ring)) && decision.write.is_none());
             assert!(decision.notices.is_empty() && decision.trouble.is_none());
         }
         let deleted = look(&Seen::Absent, Some(&ring));
-        assert!(same(deleted.serve.as_ref(), Some(&ring)) && deleted.write.is_none(), "the leader puts it back");
+        assert!(same(served(&deleted), Some(&ring)) && deleted.write.is_none(), "the leader puts it back");
         assert!(look(&Seen::Absent, None).write.is_none(), "the leader makes the first");
     }
 
@@ -326,7 +318,7 @@ mod tests {
         let seen = present(ring.data(), None);
         for memory in [None, Some(&ring)] {
             let decision = look(&seen, memory, &facts());
-            assert!(same(decision.serve.as_ref(), Some(&ring)) && decision.write.is_none());
+            assert!(same(served(&decision), Some(&ring)) && decision.write.is_none());
             assert_eq!((decision.trouble, decision.notices), (None, vec![]));
         }
     }
@@ -340,7 +332,7 @@ mod tests {
         {
             let decision = look(&Seen::Absent, None, &facts);
             assert_eq!((decision.write.is_some(), decision.trouble), (creates, trouble));
-            assert!(decision.serve.is_none(), "not before it is stored");
+            assert!(decision.memory.is_none(), "not before it is stored");
         }
         assert!(look(&Seen::Unknown, None, &facts()).write.is_none());
     }
@@ -349,7 +341,7 @@ mod tests {
     fn a_deleted_ring_is_put_back_from_memory() {
         let ring = settled();
         let decision = look(&Seen::Absent, Some(&ring), &facts());
-        assert!(same(decision.write.as_ref(), Some(&ring)) && same(decision.serve.as_ref(), Some(&ring)));
+        assert!(same(decision.write.as_ref(), Some(&ring)) && same(served(&decision), Some(&ring)));
         assert_eq!(reasons(&decision), ["KeyRingPutBack"]);
     }
 
@@ -364,8 +356,8 @@ mod tests {
             [(BTreeMap::new(), "KeyRingEmptied"), (broken, "KeyRingUnreadable"), (cut.data(), "KeyRingEdited")]
         {
             let decision = look(&present(data, None), Some(&ring), &facts());
-            assert_eq!(decision.trouble.map(|trouble| trouble.reason()), Some(reason));
-            assert!(same(decision.serve.as_ref(), Some(&ring)) && decision.write.is_none(), "{reason}");
+            assert_eq!(decision.trouble.as_ref().map(RingTrouble::reason), Some(reason));
+            assert!(same(served(&decision), Some(&ring)) && decision.write.is_none(), "{reason}");
         }
     }
 
@@ -387,6 +379,34 @@ mod tests {
             .filter(|key| key.kid() == rs256().kid())
             .for_each(|key| key.compromised_at = Some(at(0)));
         assert_eq!(look(&present(ring.data(), None), Some(&marked), &facts()).trouble, edited);
+    }
+
+    #[test]
+    fn a_harmed_ring_is_served_by_every_replica_and_lost_by_none() {
+        let memory = Memory::of(settled());
+        let other =
+            Ring { keys: vec![key(KeyMaterial::generate(Algorithm::Es256).unwrap(), -1, -1)], ..Ring::default() };
+        let signer = other.keys[0].kid();
+        let mut using = facts();
+        using.in_use.kids.extend([es256().kid().to_owned(), signer.to_owned()]);
+        let follows = Facts { leads: false, ..using.clone() };
+        let mut fresh = |_: Algorithm| -> Result<KeyMaterial, KeyError> { panic!("no key is made") };
+        let mut look = |seen: &Seen, memory: &Memory, facts: &Facts| {
+            decide(seen, Some(memory), facts, (at(0), &SETTINGS), &mut fresh).unwrap()
+        };
+        let harmed = present(other.data(), None);
+        for facts in [&follows, &using] {
+            let decision = look(&harmed, &memory, facts);
+            assert_eq!(decision.trouble, Some(RingTrouble::Edited(es256().kid().into())));
+            assert!(decision.write.is_none());
+            let known = decision.memory.unwrap();
+            assert!([signer, es256().kid(), rs256().kid()].iter().all(|kid| known.served.key(kid).is_some()));
+            // Deleted, as the trouble advises: those that signed since are put back as well.
+            let back = look(&Seen::Absent, &known, &using).write.unwrap();
+            assert!(back.key(signer).is_some() && back.key(es256().kid()).is_some());
+            let kept = look(&Seen::Absent, &known, &follows).memory.unwrap();
+            assert_eq!(kept, known, "until the leader has put them back");
+        }
     }
 
     #[test]

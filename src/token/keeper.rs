@@ -13,6 +13,7 @@ use tokio::time::{Instant as Tick, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::custody::{Facts, Found, Seen, decide};
+use super::memory::Memory;
 use super::{KeyMaterial, Ledgers, Ring, RingNotice, RingSettings, RingState, RingTrouble, SECRET_NAME};
 use crate::api::Instant;
 use crate::leader::Leadership;
@@ -44,7 +45,7 @@ pub struct Keeper {
     seen: Seen,
     /// Since when the watch has shown an older Secret than the one that is known.
     lags: Option<Tick>,
-    memory: Option<Ring>,
+    memory: Option<Memory>,
     /// The last notices that came without a write, so that a lasting state is told once.
     told: Vec<RingNotice>,
     /// The trouble that people know of.
@@ -161,7 +162,7 @@ impl Keeper {
         let facts = Facts::of(&*self.ledgers, leads);
         let at = ((self.clock)(), &self.settings);
         let decision = decide(&self.seen, self.memory.as_ref(), &facts, at, &mut KeyMaterial::generate)?;
-        self.memory = decision.serve;
+        self.memory = decision.memory;
         self.publish(decision.trouble);
         let Some(ring) = decision.write else {
             self.tell_once(decision.notices);
@@ -169,7 +170,7 @@ impl Keeper {
         };
         if let Some(secret) = self.write(&ring).await? {
             self.seen = Seen::Present(Box::new(Found::new(secret)));
-            self.memory = Some(ring);
+            self.memory = Some(Memory::of(ring));
             self.publish(None);
             self.told.clear();
             decision.notices.into_iter().for_each(&*self.tell);
@@ -215,9 +216,9 @@ impl Keeper {
 
     fn publish(&mut self, trouble: Option<RingTrouble>) {
         let before = self.state.borrow().clone();
-        let ring = match (&before.ring, &self.memory) {
+        let ring = match (&before.ring, self.memory.as_ref().map(|memory| &memory.served)) {
             (Some(shared), Some(ring)) if **shared == *ring => Some(shared.clone()),
-            (_, ring) => ring.clone().map(Arc::new),
+            (_, ring) => ring.cloned().map(Arc::new),
         };
         let after = RingState { ring, trouble };
         let trouble = after.trouble.clone();

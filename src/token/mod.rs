@@ -15,6 +15,7 @@ mod event;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod keeper;
+mod memory;
 mod request;
 mod ring;
 mod rotation;

@@ -13,6 +13,7 @@ mod kill;
 mod leader;
 mod outage;
 mod restore;
+mod ring;
 mod rivals;
 mod sound;
 #[path = "../support/mod.rs"]
