@@ -17,7 +17,7 @@ use super::memory::Memory;
 use super::{KeyMaterial, Ledgers, Ring, RingNotice, RingSettings, RingState, RingTrouble, SECRET_NAME};
 use crate::api::Instant;
 use crate::leader::Leadership;
-use crate::watch::{One, Sight, Watch, version, version_of};
+use crate::watch::{One, SILENT, Sight, Watch, version, version_of};
 
 /// No request waits longer for its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +26,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// A watch may lag behind our own writes for so long; then the Secret is read. (Versions fall when etcd is restored.)
 const LAG: Duration = Duration::from_secs(5);
+
+/// What is served may be so old. Longer than a lag, all requests of one look and the wait after a failure.
+const STUCK: Duration = Duration::from_mins(1);
+
+// A replica that does not serve a new key within half of its lead must get no traffic: after the lead it signs.
+const _: () = assert!(SILENT.as_secs() + STUCK.as_secs() < RingSettings::LEAD.0.unsigned_abs() / 2);
 
 /// Who is told what happened to the ring.
 pub type Tell = Arc<dyn Fn(RingNotice) + Send + Sync>;
@@ -42,6 +48,8 @@ pub struct Keeper {
     clock: fn() -> Instant,
     tell: Tell,
     state: watch::Sender<RingState>,
+    /// When it was last decided what is served, by all that is known.
+    decided: watch::Sender<Tick>,
     seen: Seen,
     /// Since when the watch has shown an older Secret than the one that is known.
     lags: Option<Tick>,
@@ -90,6 +98,7 @@ impl Keeper {
             clock,
             tell,
             state,
+            decided: watch::Sender::new(Tick::now()),
             seen: Seen::Unknown,
             lags: None,
             memory: None,
@@ -103,8 +112,12 @@ impl Keeper {
 
     /// Why what is served may be out of date, if so.
     pub fn freshness(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
-        let watched = Arc::clone(&self.watched);
-        move || watched.trouble("the key ring")
+        let (watched, decided) = (Arc::clone(&self.watched), self.decided.subscribe());
+        move || {
+            let age = decided.borrow().elapsed();
+            let stuck = || format!("the key ring that is served is {} s old", age.as_secs());
+            watched.trouble("the key ring").or_else(|| (age > STUCK).then(stuck))
+        }
     }
 
     /// Keeps the ring until `stop`; a write in hand is finished.
@@ -164,6 +177,10 @@ impl Keeper {
         let decision = decide(&self.seen, self.memory.as_ref(), &facts, at, &mut KeyMaterial::generate)?;
         self.memory = decision.memory;
         self.publish(decision.trouble);
+        // While the watch lags, what is served may be older than what is stored.
+        if self.lags.is_none() {
+            self.decided.send_replace(Tick::now());
+        }
         let Some(ring) = decision.write else {
             self.tell_once(decision.notices);
             return Ok(());
@@ -260,5 +277,88 @@ pub(super) fn reason(error: &kube::Error) -> String {
         kube::Error::Api(status) => format!("{} ({})", status.reason, status.code),
         kube::Error::SerdeError(_) => "unreadable answer".into(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use axum::body::Body as Answer;
+    use futures::StreamExt as _;
+    use http::{Request, Response};
+    use k8s_openapi::List;
+    use kube::client::Body;
+
+    use super::super::Algorithm;
+    use super::super::fixtures::ring;
+    use super::*;
+    use crate::api::Seconds;
+    use crate::clock;
+
+    /// Nobody has a token.
+    struct Nobody;
+
+    impl Ledgers for Nobody {
+        fn synced(&self) -> bool {
+            true
+        }
+        fn kids_in_use(&self) -> BTreeSet<String> {
+            BTreeSet::new()
+        }
+        fn any_entry(&self) -> bool {
+            false
+        }
+        fn any_labelled_secret(&self) -> bool {
+            false
+        }
+        fn labelled_secret_with_empty_ledger(&self) -> bool {
+            false
+        }
+    }
+
+    /// An API server that lists the ring, follows it without news, and takes every write of it.
+    async fn answer(request: Request<Body>) -> Result<Response<Answer>, std::convert::Infallible> {
+        let metadata = ObjectMeta {
+            name: Some(SECRET_NAME.into()),
+            namespace: Some("own".into()),
+            resource_version: Some("7".into()),
+            ..ObjectMeta::default()
+        };
+        let secret = Secret { metadata, data: Some(ring().data()), ..Secret::default() };
+        let body = if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
+            Answer::from_stream(futures::stream::pending::<Result<String, std::io::Error>>().boxed())
+        } else if request.uri().path().ends_with(SECRET_NAME) {
+            Answer::from(serde_json::to_vec(&secret).unwrap())
+        } else {
+            let mut list = List { items: vec![secret], ..List::default() };
+            list.metadata.resource_version = Some("7".into());
+            Answer::from(serde_json::to_vec(&list).unwrap())
+        };
+        Ok(Response::new(body))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ring_that_nobody_looks_at_any_more_is_not_fresh() {
+        let settings =
+            RingSettings { rotation: Seconds::hours(1), algorithm: Algorithm::Es256, lead: RingSettings::LEAD };
+        let client = Client::new(tower::service_fn(answer), "own");
+        let leadership = Leadership::always();
+        let tell: Tell = Arc::new(|_| {});
+        let (keeper, mut state) =
+            Keeper::new((client, leadership), "own", settings, Arc::new(Nobody), clock::now, tell);
+        let trouble = keeper.freshness();
+        assert!(trouble().unwrap().contains("not listed yet"));
+        let task = tokio::spawn(keeper.run(CancellationToken::new()));
+        state.wait_for(|state| state.ring.is_some()).await.unwrap();
+        assert_eq!(trouble(), None);
+        tokio::time::sleep(STUCK * 2).await;
+        assert_eq!(trouble(), None, "it looks every second, whatever happens");
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        tokio::time::sleep(STUCK / 2).await;
+        assert_eq!(trouble(), None);
+        tokio::time::sleep(STUCK).await;
+        assert!(trouble().unwrap().starts_with("the key ring that is served is "), "{:?}", trouble());
     }
 }
