@@ -323,4 +323,34 @@ mod tests {
         assert!(cache.denied().is_empty());
         assert_eq!(trouble(&FRESH, &FRESH), "");
     }
+
+    #[test]
+    fn a_stream_is_trouble_once_it_was_broken_or_silent_for_too_long() {
+        let ago = |age: Option<u64>| age.map(|age| Instant::now().checked_sub(Duration::from_secs(age)).unwrap());
+        let trouble = |heard, broken, denied| {
+            Stream { heard: ago(heard), broken: ago(broken), denied, ..Stream::default() }.trouble("keys")
+        };
+        // Seconds apart from the limits, for a slow machine.
+        let (broken, silent) = (BROKEN.as_secs(), SILENT.as_secs());
+        let table = [
+            (None, None, false, Some("keys are not listed yet")),
+            (None, Some(1), true, Some("the operator may not list keys")),
+            (Some(0), None, false, None),
+            (Some(silent - 20), None, false, None),
+            (Some(silent + 1), None, false, Some("the watch of keys has been silent for")),
+            (Some(0), Some(broken - 20), false, None),
+            (Some(0), Some(broken - 20), true, None),
+            (Some(0), Some(broken + 1), false, Some("the watch of keys has been broken for")),
+            (Some(0), Some(broken + 1), true, Some("the operator may no longer watch keys, since")),
+            (Some(silent + 1), Some(broken - 20), false, Some("the watch of keys has been silent for")),
+        ];
+        for (heard, broken, denied, expected) in table {
+            let said = trouble(heard, broken, denied);
+            let as_expected = match expected {
+                Some(text) => said.as_deref().is_some_and(|said| said.starts_with(text)),
+                None => said.is_none(),
+            };
+            assert!(as_expected, "{heard:?} {broken:?} {denied}: {said:?}, not {expected:?}");
+        }
+    }
 }

@@ -1,13 +1,15 @@
 //! An operator for some namespaces, with Roles there and no ClusterRole.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::cluster::{Cluster, PATIENCE, account_path, entries, secret_path, token, wait_for};
+use crate::support::link::Link;
 use crate::support::operator::{Operator, Options};
 use crate::support::plane::{AuditEvent, Plane};
-use crate::{OPERATOR, read, rendered, rotating};
+use crate::{OPERATOR, kubectl_as, read, rendered, rotating};
 
 const STORES: &str = "/apis/virtualaccounts.dev/v1alpha1/namespaces/two/tokenstores";
 const RING: &str = "virtual-account-operator-keys";
@@ -214,4 +216,52 @@ fn a_namespace_whose_role_is_taken_away_stops_no_other() {
     assert!(operator.accepts(&tokens[1]));
     assert_eq!(cluster.account("two", "cart").unwrap()["status"], known["status"], "nothing was given up");
     stage.rotate("two");
+}
+
+#[test]
+fn a_replica_that_may_not_follow_the_key_ring_gets_no_traffic() {
+    let stage = Stage::new();
+    let (plane, cluster) = (&stage.plane, &stage.cluster);
+    let (all, named) = (roles(&["one"]), "resourceNames: [virtual-account-operator-keys]\n  verbs: ");
+    let blind = all.replace(&format!("{named}[get, list, watch, update]"), &format!("{named}[get, update]"));
+    assert_ne!(blind, all);
+    let server: SocketAddr = plane.server().trim_start_matches("https://").parse().unwrap();
+    let link = Link::to(server);
+    let flags = options(&["one"], "one");
+    let way = Some(format!("https://{}", link.address()));
+    let operator = Operator::launch(plane, Options { rbac: Some(blind.clone()), server: way, ..flags });
+    let unready = |cure: &str, patience| {
+        wait_for("the cure", patience, || {
+            let answer = operator.get_ops("/readyz");
+            if answer.status == 503 && answer.body.contains(cure) { Ok(()) } else { Err(answer.body) }
+        });
+    };
+    unready("the operator may not list the key ring in namespace virtual-accounts; apply its RBAC there", PATIENCE);
+    let apply = |roles: &str| drop(plane.kubectl_ok(&["apply", "-f", "-"], Some(roles)));
+    let ready = || {
+        wait_for("the operator to be ready", PATIENCE, || {
+            let answer = operator.get_ops("/readyz");
+            if answer.status == 200 { Ok(()) } else { Err(answer.body) }
+        });
+    };
+    apply(&all);
+    ready();
+    let keys = operator.jwks();
+
+    apply(&blind);
+    let asked = ["auth", "can-i", "watch", &format!("secrets/{RING}"), "-n", "virtual-accounts"];
+    wait_for("the right to be gone", PATIENCE, || match kubectl_as(plane, OPERATOR, &asked, None) {
+        Ok(yes) => Err(yes),
+        Err(_no) => Ok(()),
+    });
+    // A watch that runs goes on for minutes.
+    link.cut();
+    unready(
+        "the operator may no longer watch the key ring in namespace virtual-accounts, since",
+        Duration::from_mins(2),
+    );
+    assert_eq!(operator.jwks(), keys, "whoever asks it all the same gets what it has");
+    apply(&all);
+    ready();
+    assert!(cluster.secret("virtual-accounts", RING).is_some());
 }

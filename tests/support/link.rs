@@ -14,6 +14,7 @@ pub(crate) struct Link {
     address: SocketAddr,
     gate: Arc<Gate>,
     closed: Arc<AtomicBool>,
+    connections: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 #[derive(Default)]
@@ -29,12 +30,16 @@ impl Link {
         let address = listener.local_addr().expect("bound");
         let (gate, closed) = (Arc::<Gate>::default(), Arc::<AtomicBool>::default());
         let (shared, ended) = (Arc::clone(&gate), Arc::clone(&closed));
+        let connections = Arc::<Mutex<Vec<TcpStream>>>::default();
+        let known = Arc::clone(&connections);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 if ended.load(Ordering::SeqCst) {
                     return;
                 }
                 let Ok(upstream) = TcpStream::connect(server) else { continue };
+                let known = &mut known.lock().unwrap_or_else(PoisonError::into_inner);
+                known.extend([&stream, &upstream].map(|end| end.try_clone().expect("a handle")));
                 for (from, to) in [(&stream, &upstream), (&upstream, &stream)] {
                     let (from, to) = (from.try_clone().expect("a handle"), to.try_clone().expect("a handle"));
                     let gate = Arc::clone(&shared);
@@ -42,7 +47,7 @@ impl Link {
                 }
             }
         });
-        Self { address, gate, closed }
+        Self { address, gate, closed, connections }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -51,6 +56,14 @@ impl Link {
 
     pub(crate) fn block(&self) {
         *self.gate.blocked.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// Ends every connection; new ones can be made.
+    pub(crate) fn cut(&self) {
+        for end in self.connections.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // It may have ended by itself.
+            let _ = end.shutdown(Shutdown::Both);
+        }
     }
 
     pub(crate) fn open(&self) {
