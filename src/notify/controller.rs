@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::Message;
 use super::channels::{Channels, Tasks};
@@ -25,22 +25,25 @@ const READY_POLL: Duration = Duration::from_millis(100);
 
 impl Channels {
     /// Watches channels until `stop`, and keeps their statuses in each term of this replica; a write in hand is finished,
-    /// unless the term ends.
+    /// unless the term ends. Returns early if one of its tasks has ended, as by a panic.
     pub async fn run(self: Arc<Self>, tasks: Tasks, stop: CancellationToken) {
-        let tracker = TaskTracker::new();
+        let mut running = JoinSet::new();
         let (on_channel, timer, working) = (Arc::clone(&self), Arc::clone(&self), Arc::clone(&self));
         let (stop_channels, stop_timer, stop_working) = (stop.clone(), stop.clone(), stop.clone());
-        tracker.spawn(async move {
+        running.spawn(async move {
             tasks.channels.run(move |change| on_channel.channel_changed(&change), stop_channels).await;
         });
-        tracker.spawn(async move { timer.queue.keep_time(stop_timer).await });
-        tracker.spawn(async move {
+        running.spawn(async move { timer.queue.keep_time(stop_timer).await });
+        running.spawn(async move {
             working.parts.leadership.lead(&stop_working, || working.term(&stop_working)).await;
         });
-        stop.cancelled().await;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            _ = running.join_next() => return,
+        }
         self.queue.close();
-        tracker.close();
-        tracker.wait().await;
+        while running.join_next().await.is_some() {}
     }
 
     // What the leader before did not come to is found by looking at all.

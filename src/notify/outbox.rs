@@ -75,8 +75,8 @@ pub trait Courier: Send + Sync + 'static {
     async fn deliver(&self, channel: &ObjectId, message: &Message) -> Result<(), ProviderError>;
 }
 
-/// What is in hand when the outbox stops has so long.
-const LAST: Duration = Duration::from_secs(3);
+/// What is in hand when the outbox stops has so long: a channel answers within it, mostly. Work in hand waits for this.
+const LAST: Duration = Duration::from_millis(500);
 
 /// Called when an account has a new report; must not block.
 type Tell = Arc<dyn Fn(AccountId) + Send + Sync>;

@@ -8,7 +8,7 @@ use kube::Client;
 use tokio::sync::watch::Receiver;
 use tracing::{info, warn};
 
-use super::{Stage, Stages};
+use super::Stages;
 use crate::account::seen::{Seen, Watches};
 use crate::client;
 use crate::clock::{self, ServerClock};
@@ -49,7 +49,7 @@ pub(super) struct Waiting {
 impl Base {
     /// Connects, and keeps the keys from then on.
     pub(super) async fn start(settings: Settings, stages: &Stages) -> anyhow::Result<(Self, Waiting)> {
-        let Stage { tasks, stop } = &stages.working;
+        let working = &stages.working;
         let metrics = Arc::new(Metrics::new(clock::now()));
         let server_clock = ServerClock::new();
         let counted = Arc::clone(&metrics);
@@ -58,11 +58,11 @@ impl Base {
         let (elector, leadership) = candidate(&settings, &server_clock).await?;
         let client = client::fenced(asking.clone(), leadership.clone());
         let (events, poster) = events::channel(client.clone(), instance());
-        tasks.spawn(poster.run(stop.clone()));
+        working.spawn("events", poster.run(working.stop.clone()));
         let (seen, watches) = Seen::new(&client, &settings.watch);
         let (keeper, keys) = keeper(&settings, (client.clone(), leadership.clone()), &seen, &events);
         let ring_trouble = Arc::new(keeper.freshness());
-        tasks.spawn(keeper.run(stop.clone()));
+        working.spawn("keeper", keeper.run(working.stop.clone()));
         let queue = Arc::new(Queue::new());
         let base = Self {
             settings,

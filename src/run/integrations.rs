@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Base, Stage, Stages};
+use super::{Base, Stages};
 use crate::api::{AccountId, ObjectId};
 use crate::integration::{Concern, Namespaces, Network, ProviderError, TIMING, Tell};
 use crate::notify::channels::Recovered;
@@ -26,7 +26,8 @@ pub(super) struct Integrations {
 
 impl Integrations {
     pub(super) fn start(base: &Base, stages: &Stages) -> Self {
-        let Stage { tasks, stop } = &stages.working;
+        let working = &stages.working;
+        let stop = &working.stop;
         let (namespaces, watch) = Namespaces::new(base.client.clone(), &base.settings.watch);
         // The outbox sends by the channels, and hears from them.
         let outbox: Arc<OnceLock<Arc<Outbox>>> = Arc::default();
@@ -39,20 +40,19 @@ impl Integrations {
         });
         let about = Arc::clone(&tell);
         let of_namespace = move |name: &str| about(Concern::Namespace(name.to_owned()));
-        tasks.spawn(Arc::clone(&namespaces).run(watch, of_namespace, stop.clone()));
+        working.spawn("namespaces", Arc::clone(&namespaces).run(watch, of_namespace, stop.clone()));
         let (stores, store_tasks) = stores(base, &namespaces, &tell);
         let users = Arc::clone(&base.seen);
         let users: Users = Arc::new(move |store| users.users_of(store));
-        tasks.spawn(Arc::clone(&stores).run(store_tasks, users, stop.clone()));
+        working.spawn("stores", Arc::clone(&stores).run(store_tasks, users, stop.clone()));
         let (channels, channel_tasks) = channels(base, &namespaces, &tell, recovered);
-        tasks.spawn(Arc::clone(&channels).run(channel_tasks, stop.clone()));
+        working.spawn("channels", Arc::clone(&channels).run(channel_tasks, stop.clone()));
         let queue = Arc::clone(&base.queue);
         let told = Arc::new(move |account: AccountId| queue.add(account));
         let post = Post(Arc::clone(&channels));
         let outbox = Arc::clone(outbox.get_or_init(|| Outbox::new(Arc::new(post), base.cluster_name(), told)));
-        let Stage { tasks, stop } = &stages.sending;
-        let (sender, leadership, stop) = (Arc::clone(&outbox), base.leadership.clone(), stop.clone());
-        tasks.spawn(async move { leadership.lead(&stop, || sender.run(stop.clone())).await });
+        let (sender, leadership, stop) = (Arc::clone(&outbox), base.leadership.clone(), stages.sending.stop.clone());
+        stages.sending.spawn("outbox", async move { leadership.lead(&stop, || sender.run(stop.clone())).await });
         Self { namespaces, stores, channels, outbox }
     }
 

@@ -1,23 +1,22 @@
-//! Start-up of `run`, written once: connect, watch, keep the keys, work, serve; and the orderly end.
+//! Start-up of `run`, written once: connect, watch, keep the keys, work, serve; and how it ends.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tracing::info;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info};
 
 mod base;
 mod gauges;
 mod integrations;
 mod serving;
+mod stages;
 
 use base::{Base, Waiting};
 use gauges::Gauges;
 use integrations::Integrations;
 use serving::{Listeners, readiness};
+use stages::Stages;
 
 pub use serving::read;
 
@@ -28,35 +27,29 @@ use crate::config::Settings;
 use crate::leader::{self, Leadership};
 use crate::token::SECRET_NAME;
 
-/// How long what is in hand may go on after a shutdown began. The next leader waits for it.
-const FINISH: Duration = Duration::from_secs(4);
-/// How long work that lost its right to write may take to end.
-const CUT_OFF: Duration = Duration::from_secs(1);
-
-/// What runs, in the order in which it is told to stop: what is sent is recorded by those that work, and the Lease is given
-/// up when nobody writes any more.
-#[derive(Default)]
-struct Stages {
-    sending: Stage,
-    working: Stage,
-    standing: Stage,
-    serving: Stage,
-}
-
-#[derive(Default)]
-struct Stage {
-    tasks: TaskTracker,
-    stop: CancellationToken,
-}
-
-/// Runs the operator until SIGTERM or SIGINT.
+/// Runs the operator until SIGTERM or SIGINT, or until a task of it ends that should not; that is an error.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    // First, so that a signal is not lost while the API server lets start-up wait.
+    let mut told = Told::listen()?;
     let stages = Stages::default();
-    let leadership = start(settings, &stages).await?;
-    until_told().await?;
+    let leadership = tokio::select! {
+        started = start(settings, &stages) => started?,
+        () = told.recv() => {
+            info!("stopped before the start was done");
+            return Ok(());
+        }
+    };
+    let failed = tokio::select! {
+        biased;
+        () = told.recv() => None,
+        task = stages.failures.first() => Some(task),
+    };
+    if let Some(task) = failed {
+        error!(task, "a task has ended that should not; stopping, to be started again");
+    }
     stages.end(&leadership).await;
     info!("stopped");
-    Ok(())
+    failed.map_or(Ok(()), |task| Err(anyhow::anyhow!("the task '{task}' has ended, which is a defect")))
 }
 
 async fn start(settings: Settings, stages: &Stages) -> anyhow::Result<Leadership> {
@@ -64,40 +57,16 @@ async fn start(settings: Settings, stages: &Stages) -> anyhow::Result<Leadership
     let (base, Waiting { elector, watches }) = Base::start(settings, stages).await?;
     let integrations = Arc::new(Integrations::start(&base, stages));
     if let Some(elector) = elector {
-        let Stage { tasks, stop } = &stages.standing;
-        tasks.spawn(elector.run(fit(&base, &integrations), stop.clone()));
+        let standing = &stages.standing;
+        standing.spawn("elector", elector.run(fit(&base, &integrations), standing.stop.clone()));
     }
-    let Stage { tasks, stop } = &stages.working;
+    let working = &stages.working;
     let controller = controller(&base, &integrations);
-    tasks.spawn(Arc::clone(&controller).run(watches, stop.clone()));
+    working.spawn("accounts", Arc::clone(&controller).run(watches, working.stop.clone()));
     let ready = readiness(&base, &integrations);
-    tasks.spawn(Gauges::new(&base, controller, Arc::clone(&ready)).run(stop.clone()));
+    working.spawn("gauges", Gauges::new(&base, controller, Arc::clone(&ready)).run(working.stop.clone()));
     listeners.serve(&base, ready, stages);
     Ok(base.leadership)
-}
-
-impl Stages {
-    async fn end(self, leadership: &Leadership) {
-        info!("stopping: passes in hand are finished");
-        self.sending.finish(FINISH).await;
-        // With the watches: nothing is answered from what they do not follow any more.
-        self.serving.stop.cancel();
-        self.working.finish(FINISH).await;
-        // What is not finished by now is cut off, as a crash would; only then may another replica lead.
-        leadership.close();
-        self.working.finish(CUT_OFF).await;
-        self.standing.finish(FINISH).await;
-        self.serving.finish(FINISH * 2).await;
-    }
-}
-
-impl Stage {
-    /// Tells it to stop, and gives it some time for what is in hand.
-    async fn finish(&self, within: Duration) {
-        self.stop.cancel();
-        self.tasks.close();
-        let _ = tokio::time::timeout(within, self.tasks.wait()).await;
-    }
 }
 
 // Without the key ring: only a leader makes the first.
@@ -144,11 +113,23 @@ pub fn limits(settings: &Settings, cluster_id: String) -> Arc<Limits> {
     })
 }
 
-async fn until_told() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+/// SIGTERM and SIGINT, from when this exists.
+struct Told {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Told {
+    fn listen() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+        Ok(Self { terminate, interrupt })
     }
-    Ok(())
+
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

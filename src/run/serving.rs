@@ -7,7 +7,7 @@ use anyhow::Context;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::{Base, Integrations, Stage, Stages};
+use super::{Base, Integrations, Stages};
 use crate::account::cluster::CallError;
 use crate::account::kubernetes::Kubernetes;
 use crate::account::seen::Seen;
@@ -45,13 +45,13 @@ impl Listeners {
 
     /// Serves until the last stage ends.
     pub(super) fn serve(self, base: &Base, ready: ops::Readiness, stages: &Stages) {
-        let Stage { tasks, stop } = &stages.working;
+        let (working, serving) = (&stages.working, &stages.serving);
         if let Some(certificate) = self.certificate {
-            tasks.spawn(certificate.follow(Arc::clone(&base.metrics), stop.clone()));
+            working.spawn("certificate", certificate.follow(Arc::clone(&base.metrics), working.stop.clone()));
         }
-        let Stage { tasks, stop } = &stages.serving;
-        tasks.spawn(self.operations.serve(ops::routes(ready, Arc::clone(&base.metrics)), stop.clone()));
-        tasks.spawn(self.public.serve(routes(base), stop.clone()));
+        let operations = ops::routes(ready, Arc::clone(&base.metrics));
+        serving.spawn("ops listener", self.operations.serve(operations, serving.stop.clone()));
+        serving.spawn("public listener", self.public.serve(routes(base), serving.stop.clone()));
     }
 }
 

@@ -8,8 +8,8 @@ use kube::api::{GetParams, PostParams};
 use kube::core::Request as Builder;
 use kube::{Resource, ResourceExt};
 use serde_json::Value;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::registry::{Registry, Tasks};
 use super::slot::Slot;
@@ -33,22 +33,25 @@ const READY_POLL: Duration = Duration::from_millis(100);
 
 impl Registry {
     /// Watches stores until `stop`, and keeps the stores' statuses in each term of this replica; a write in hand is finished,
-    /// unless the term ends.
+    /// unless the term ends. Returns early if one of its tasks has ended, as by a panic.
     pub async fn run(self: Arc<Self>, tasks: Tasks, users: Users, stop: CancellationToken) {
-        let tracker = TaskTracker::new();
+        let mut running = JoinSet::new();
         let (on_store, timer) = (Arc::clone(&self), Arc::clone(&self));
         let (stop_stores, stop_timer) = (stop.clone(), stop.clone());
-        tracker
+        running
             .spawn(async move { tasks.stores.run(move |change| on_store.store_changed(&change), stop_stores).await });
-        tracker.spawn(async move { timer.queue.keep_time(stop_timer).await });
+        running.spawn(async move { timer.queue.keep_time(stop_timer).await });
         let (working, stop_working) = (Arc::clone(&self), stop.clone());
-        tracker.spawn(async move {
+        running.spawn(async move {
             working.parts.leadership.lead(&stop_working, || working.term(&users, &stop_working)).await;
         });
-        stop.cancelled().await;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            _ = running.join_next() => return,
+        }
         self.queue.close();
-        tracker.close();
-        tracker.wait().await;
+        while running.join_next().await.is_some() {}
     }
 
     // What the leader before did not come to is found by looking at all.

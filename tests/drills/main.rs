@@ -11,6 +11,7 @@ mod downtime;
 mod history;
 mod kill;
 mod leader;
+mod leader_start;
 mod outage;
 mod restore;
 mod ring;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use kube::{Client, ResourceExt};
 use tokio::sync::watch::Receiver;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 mod bucket;
@@ -126,8 +126,9 @@ impl Controller {
     }
 
     /// Watches until `stop`, and works in each term of this replica; passes in hand are finished, unless the term ends.
+    /// Returns early if one of its tasks has ended, as by a panic.
     pub async fn run(self: Arc<Self>, watches: Watches, stop: CancellationToken) {
-        let tasks = TaskTracker::new();
+        let mut tasks = JoinSet::new();
         let (on_account, on_secret) = (Arc::clone(&self), Arc::clone(&self));
         tasks.spawn(watches.accounts.run(move |change| on_account.account_changed(&change), stop.clone()));
         tasks.spawn(watches.secrets.run(move |change| on_secret.secret_changed(&change), stop.clone()));
@@ -138,10 +139,13 @@ impl Controller {
         tasks.spawn(async move {
             leader.leadership.lead(&stop_leader, || leader.term(&stop_leader)).await;
         });
-        stop.cancelled().await;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            _ = tasks.join_next() => return,
+        }
         self.queue.close();
-        tasks.close();
-        tasks.wait().await;
+        while tasks.join_next().await.is_some() {}
     }
 
     /// Accounts that wait for a worker; none while another replica leads.
