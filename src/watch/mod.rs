@@ -30,11 +30,12 @@ mod tests;
 
 pub use cache::{Cache, Change, SILENT, version};
 pub use one::{One, Sight, version_of};
+pub(crate) use position::random;
 pub use prune::{prune_managed_fields, prune_secret};
 pub use scope::{Part, Scope};
 
 use item::{Item, Page};
-use position::{End, Position, TIMING, Timing, random};
+use position::{End, Position, TIMING, Timing};
 
 /// Objects a page of a list.
 const PAGE: u32 = 500;
@@ -49,6 +50,7 @@ pub struct Watch<K> {
     prune: fn(&mut K),
     cache: Arc<Cache<K>>,
     timing: Timing,
+    then: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl<K> Watch<K>
@@ -85,6 +87,7 @@ where
             prune: prune_managed_fields,
             cache: Arc::new(Cache::of(parts)),
             timing: TIMING,
+            then: Arc::new(|| {}),
         }
     }
 
@@ -106,6 +109,13 @@ where
     #[must_use]
     pub fn prune(mut self, prune: fn(&mut K)) -> Self {
         self.prune = prune;
+        self
+    }
+
+    /// To be called after each list and event, once also [`Cache::shown`] tells of it; must not block.
+    #[must_use]
+    pub fn then(mut self, then: impl Fn() + Send + Sync + 'static) -> Self {
+        self.then = Arc::new(then);
         self
     }
 
@@ -201,6 +211,7 @@ where
         }
         // Last, as in `accept`.
         self.cache.heard(part, &version);
+        (self.then)();
         Ok(version)
     }
 
@@ -269,6 +280,7 @@ where
         }
         // Last, so that what the callback keeps is never behind what the cache claims to have shown.
         self.cache.heard(position.part, &version);
+        (self.then)();
         Ok(())
     }
 

@@ -41,7 +41,9 @@ where
 
     /// Watches until cancelled.
     pub async fn run(self: Arc<Self>, watch: Watch<K>, stop: CancellationToken) {
-        watch.run(|_| self.news.notify_one(), stop).await;
+        // Not with the report of a change: an absence is known only once the version that shows it is.
+        let one = Arc::clone(&self);
+        watch.then(move || one.news.notify_one()).run(|_| {}, stop).await;
     }
 
     /// What it is now.
@@ -55,7 +57,7 @@ where
         }
     }
 
-    /// Ends when something may have changed since the last call. One waiter at a time; the end of the first list is not told.
+    /// Ends when something may have changed since the last call. One waiter at a time.
     pub async fn changed(&self) {
         self.news.notified().await;
     }

@@ -90,7 +90,7 @@ impl Position {
 }
 
 /// Good enough for jitter: the standard library seeds its hashers at random, each one differently.
-pub(super) fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(())
 }

@@ -504,3 +504,21 @@ async fn each_namespace_has_its_own_stream_and_a_refused_one_names_its_cure() {
     cancel.cancel();
     task.await.unwrap();
 }
+
+#[tokio::test]
+async fn whoever_is_woken_by_a_deletion_finds_it_in_what_is_shown() {
+    let list = json!({"metadata": {"resourceVersion": "7"}, "items": [
+        {"metadata": {"name": "a", "namespace": "ns", "resourceVersion": "5"}}]});
+    let gone = json!({"type": "DELETED", "object": {"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "a", "namespace": "ns", "resourceVersion": "9"}}});
+    let (sender, mut woken) = mpsc::unbounded_channel();
+    let _bench = start::<ConfigMap>(vec![Step::Body(200, list), Step::Hang(vec![gone])], |watch| {
+        let cache = watch.cache();
+        watch.then(move || sender.send((cache.shown("ns"), cache.len())).unwrap())
+    });
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        seen.push(tokio::time::timeout(Duration::from_secs(10), woken.recv()).await.unwrap().unwrap());
+    }
+    assert_eq!(seen, [(7, 1), (9, 0)], "the end of the list, then the deletion");
+}
