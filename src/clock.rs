@@ -1,11 +1,14 @@
-//! The only reader of the wall clock, and how far that clock is from the API server's.
+//! The only reader of the wall clock, and how far that clock is from the API server's; and the clock by which the Lease is
+//! held, which no suspended machine stops.
 //!
 //! Everything else gets `now` as an argument; `clippy.toml` refuses other readers.
 
+use std::ops::Add;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant as Monotonic};
 
 use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::api::{Instant, Seconds};
 
@@ -19,6 +22,38 @@ pub fn now() -> Instant {
 #[allow(clippy::disallowed_methods)]
 pub fn precise() -> Timestamp {
     Timestamp::now()
+}
+
+/// An instant of the clock that nobody sets and that goes on while the machine sleeps (`CLOCK_BOOTTIME`). [`Monotonic`]
+/// stands still then: a holder of the Lease that slept would wake up and think that its time is not over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(Duration);
+
+impl Moment {
+    /// Now.
+    pub fn now() -> Self {
+        let since_boot = clock_gettime(ClockId::Boottime);
+        let (seconds, rest) = (u64::try_from(since_boot.tv_sec), u32::try_from(since_boot.tv_nsec));
+        Self(Duration::new(seconds.unwrap_or(0), rest.unwrap_or(0)))
+    }
+
+    /// How long before this `earlier` was; zero if it was not.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// Milliseconds since the machine was started.
+    pub fn millis(self) -> u64 {
+        u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Add<Duration> for Moment {
+    type Output = Self;
+
+    fn add(self, later: Duration) -> Self {
+        Self(self.0.saturating_add(later))
+    }
 }
 
 /// What the API server's clock said last, carried on by the monotonic clock. Clones share what they know.
@@ -83,6 +118,20 @@ mod tests {
     use super::*;
 
     const T: Instant = Instant::MAX;
+
+    #[test]
+    fn moments_are_those_of_the_clock_that_no_suspended_machine_stops() {
+        // The kernel says it in seconds with two digits; its clock of idle time is the second number.
+        let uptime = || {
+            let text = std::fs::read_to_string("/proc/uptime").unwrap();
+            Duration::from_secs_f64(text.split(' ').next().unwrap().parse().unwrap())
+        };
+        let digit = Duration::from_millis(10);
+        let (before, now, after) = (uptime(), Moment::now(), uptime());
+        assert!(now >= Moment(before) && now <= Moment(after) + digit, "{before:?} {now:?} {after:?}");
+        assert_eq!((now + digit).since(now), digit);
+        assert_eq!(now.since(now + digit), Duration::ZERO);
+    }
 
     #[test]
     fn reads_the_date_of_http() {

@@ -4,25 +4,29 @@
 //! write names the version that was seen; after any doubt the Lease is read.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Leadership;
-use super::lease::{Candidate, Move, View, named};
+use super::lease::{Candidate, Fitness, Move, View, named};
 use crate::client::describe;
-use crate::clock;
+use crate::clock::{self, Moment};
 use crate::token::fresh_jti;
-use crate::watch::{One, Sight, Watch, version_of};
+use crate::watch::{One, Sight, Watch, random, version_of};
 
 /// The Lease, in the operator's namespace.
 pub const LEASE_NAME: &str = "virtual-account-operator";
 /// While nothing is known yet.
 const SOON: Duration = Duration::from_millis(50);
+/// What was sent before a term ended arrives within this, so mostly before another replica leads.
+const ON_ITS_WAY: Duration = Duration::from_millis(200);
 
 /// Who stands for election, and where.
 pub struct Settings {
@@ -47,14 +51,17 @@ pub struct Elector {
     watch: Option<Watch<Lease>>,
     view: View,
     held: Option<Held>,
-    not_before: Option<Instant>,
+    not_before: Option<Moment>,
+    // Attempts in a row to take it that failed.
+    failures: u32,
+    fitness: Fitness,
     leadership: Leadership,
 }
 
 /// The Lease in our hand.
 struct Held {
     lease: Lease,
-    renew_at: Instant,
+    renew_at: Moment,
 }
 
 /// What a request for the Lease came to.
@@ -79,38 +86,41 @@ impl Elector {
             me: Candidate { identity, pod: settings.pod.clone(), duration: settings.duration },
             seen,
             watch: Some(watch),
-            view: View::new(Instant::now()),
+            view: View::new(Moment::now()),
             held: None,
             not_before: None,
+            failures: 0,
+            fitness: Fitness::default(),
             leadership: leadership.clone(),
         };
         (elector, leadership)
     }
 
     /// Stands until `stop`, and then gives the Lease up. Whatever writes must have ended before. `fit`: whether this replica
-    /// could do the work; one that cannot must not keep it from those that can.
+    /// could do the work; one that cannot must not keep it from those that can. Returns early if its watch has ended.
     pub async fn run(mut self, fit: Fit, stop: CancellationToken) {
-        let watching = self.watch.take().map(|watch| tokio::spawn(Arc::clone(&self.seen).run(watch, stop.clone())));
-        let mut next = Instant::now();
+        let Some(watch) = self.watch.take() else { return };
+        let mut watching = JoinSet::new();
+        watching.spawn(Arc::clone(&self.seen).run(watch, stop.clone()));
+        let mut next = Moment::now();
         loop {
             let seen = Arc::clone(&self.seen);
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
+                _ = watching.join_next() => return,
                 () = seen.changed() => {}
-                () = tokio::time::sleep_until(next.into()) => {}
+                () = tokio::time::sleep(next.since(Moment::now())) => {}
             }
             self.look();
             next = self.step(&fit).await;
         }
         self.give_up().await;
-        if let Some(watching) = watching {
-            let _ = watching.await;
-        }
     }
 
     /// Takes what the watch has seen, unless something newer is known.
     fn look(&mut self) {
-        let now = Instant::now();
+        let now = Moment::now();
         match self.seen.look() {
             Sight::Present(lease) if version_of(lease.as_ref()) > self.view.version() => {
                 self.view.note(Some(lease.as_ref().clone()), now);
@@ -121,24 +131,26 @@ impl Elector {
     }
 
     /// Does what is due; when to look again.
-    async fn step(&mut self, fit: &Fit) -> Instant {
-        let now = Instant::now();
+    async fn step(&mut self, fit: &Fit) -> Moment {
+        let now = Moment::now();
         if self.leadership.is_closed() {
             return now + self.me.duration;
         }
+        self.fitness.note(fit(), now);
         if self.held.is_some() {
-            return self.keep(now).await;
+            let unfit = self.fitness.must_make_way(&self.me, now);
+            return if unfit { self.make_way(now).await } else { self.keep(now).await };
         }
         if let Some(until) = self.not_before.filter(|until| *until > now) {
             return until;
         }
         match self.view.next(&self.me, now) {
             Move::Look => now + SOON,
-            Move::Take if !fit() => now + SOON,
+            Move::Take if !self.fitness.may_stand() => now + SOON,
             Move::Wait(until) => until,
             Move::Take => {
                 self.take().await;
-                Instant::now()
+                Moment::now()
             }
         }
     }
@@ -146,7 +158,7 @@ impl Elector {
     async fn take(&mut self) {
         let before = self.view.lease().map_or("nobody", named).to_owned();
         let lease = self.me.taken(self.view.lease(), LEASE_NAME, clock::precise());
-        let sent = Instant::now();
+        let sent = Moment::now();
         match self.write(lease, sent + self.me.patience()).await {
             Answer::Accepted(lease) => {
                 info!(identity = self.me.identity, from = before, "leading: this replica writes");
@@ -154,12 +166,15 @@ impl Elector {
             }
             // Whoever was faster leads; what is there now was read. There is none: the namespace may be gone.
             Answer::Refused if self.view.lease().is_some() => {}
-            Answer::Refused | Answer::Failed => self.not_before = Some(Instant::now() + self.me.pause()),
+            Answer::Refused | Answer::Failed => {
+                self.not_before = Some(Moment::now() + self.me.backoff(self.failures, random()));
+                self.failures = self.failures.saturating_add(1);
+            }
         }
     }
 
     /// Renews the Lease when it is time, and ends the term when it is lost.
-    async fn keep(&mut self, now: Instant) -> Instant {
+    async fn keep(&mut self, now: Moment) -> Moment {
         let Some(left) = self.leadership.left() else { return self.lose("it could not be renewed in time") };
         if self.view.lease().is_some_and(|lease| !self.me.holds(lease)) {
             return self.lose("another replica holds it");
@@ -177,9 +192,9 @@ impl Elector {
             Answer::Refused => {
                 let (stock, pause) = (self.view.lease().is_some(), self.me.pause());
                 self.take_stock();
-                if stock { Instant::now() } else { Instant::now() + pause }
+                if stock { Moment::now() } else { Moment::now() + pause }
             }
-            Answer::Failed => Instant::now() + self.me.pause().min(self.leadership.left().unwrap_or_default()),
+            Answer::Failed => Moment::now() + self.me.pause().min(self.leadership.left().unwrap_or_default()),
         }
     }
 
@@ -197,27 +212,48 @@ impl Elector {
         }
     }
 
-    fn hold(&mut self, lease: Lease, sent: Instant) {
-        self.view.note(Some(lease.clone()), Instant::now());
+    /// Ends the term of a replica that could not do the work for long, and lets the others try for one duration.
+    async fn make_way(&mut self, now: Moment) -> Moment {
+        warn!(identity = self.me.identity, "this replica cannot do the work and makes way for others");
+        self.leadership.end();
+        tokio::time::sleep(ON_ITS_WAY).await;
+        self.release().await;
+        self.held = None;
+        self.fitness.made_way(now);
+        let until = Moment::now() + self.me.duration;
+        self.not_before = Some(until);
+        until
+    }
+
+    fn hold(&mut self, lease: Lease, sent: Moment) {
+        self.failures = 0;
+        self.view.note(Some(lease.clone()), Moment::now());
         self.leadership.hold(sent + self.me.deadline());
         self.held = Some(Held { lease, renew_at: sent + self.me.renewal() });
     }
 
-    fn lose(&mut self, why: &str) -> Instant {
+    fn lose(&mut self, why: &str) -> Moment {
         self.leadership.end();
         self.held = None;
         warn!(identity = self.me.identity, "the Lease is lost, this replica stops writing: {why}");
-        Instant::now()
+        Moment::now()
     }
 
     async fn give_up(&mut self) {
         self.leadership.close();
+        self.release().await;
+    }
+
+    async fn release(&mut self) {
         // The view may know a newer version than the last renewal: somebody changed a label, or an answer was lost.
         for _ in 0..2 {
             let seen = self.view.lease().filter(|lease| self.me.holds(lease)).cloned();
             let Some(lease) = seen else { return };
-            match self.write(Candidate::released(lease, clock::precise()), Instant::now() + self.me.patience()).await {
-                Answer::Accepted(_) => return info!(identity = self.me.identity, "the Lease is given up"),
+            match self.write(Candidate::released(lease, clock::precise()), Moment::now() + self.me.patience()).await {
+                Answer::Accepted(lease) => {
+                    self.view.note(Some(*lease), Moment::now());
+                    return info!(identity = self.me.identity, "the Lease is given up");
+                }
                 Answer::Refused => {}
                 Answer::Failed => break,
             }
@@ -226,7 +262,7 @@ impl Elector {
     }
 
     /// Writes over the version that the Lease names, or creates it.
-    async fn write(&mut self, lease: Lease, until: Instant) -> Answer {
+    async fn write(&mut self, lease: Lease, until: Moment) -> Answer {
         let params = PostParams::default();
         let request = async {
             match lease.resource_version() {
@@ -234,27 +270,34 @@ impl Elector {
                 None => self.api.create(&params, &lease).await,
             }
         };
-        match tokio::time::timeout_at(until.into(), request).await {
+        match timeout(until.since(Moment::now()), request).await {
             Ok(Ok(lease)) => Answer::Accepted(Box::new(lease)),
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => self.read(until).await,
-            Ok(Err(error)) => {
-                warn!(error = describe(&error), "the Lease was not written");
-                Answer::Failed
-            }
-            Err(_) => {
-                warn!("no answer about the Lease in time");
-                Answer::Failed
-            }
+            Ok(Err(error)) => self.failed(&describe(&error)),
+            Err(_) => self.failed("no answer in time"),
         }
     }
 
-    async fn read(&mut self, until: Instant) -> Answer {
-        match tokio::time::timeout_at(until.into(), self.api.get_opt(LEASE_NAME)).await {
+    // A replica that waits for an API server without end says so once.
+    fn failed(&self, error: &str) -> Answer {
+        if self.held.is_none() && self.failures > 0 {
+            debug!(error, "the Lease was not written again");
+        } else {
+            warn!(error, "the Lease was not written");
+        }
+        Answer::Failed
+    }
+
+    async fn read(&mut self, until: Moment) -> Answer {
+        match timeout(until.since(Moment::now()), self.api.get_opt(LEASE_NAME)).await {
             Ok(Ok(lease)) => {
-                self.view.note(lease, Instant::now());
+                self.view.note(lease, Moment::now());
                 Answer::Refused
             }
             Ok(Err(_)) | Err(_) => Answer::Failed,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

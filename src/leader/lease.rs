@@ -1,16 +1,20 @@
 //! The rules of the Lease (coordination.k8s.io/v1): when it may be taken, how it is written. Pure; `elector` does what this
 //! says.
 //!
-//! How long a holder has been silent is judged by this process's monotonic clock from when *it* saw the Lease change: the
+//! How long a holder has been silent is judged by this machine's clock since boot from when *it* saw the Lease change: the
 //! times in a Lease are those of other machines.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 
+use crate::clock::Moment;
 use crate::watch::version;
+
+/// The longest that the Lease may make others wait, as for `--leader-elect-lease-duration`: anybody may edit it.
+const LONGEST: Duration = Duration::from_mins(10);
 
 /// Who wants to hold the Lease.
 #[derive(Clone, Debug)]
@@ -43,6 +47,14 @@ impl Candidate {
     /// How long to wait after a request that failed.
     pub(super) fn pause(&self) -> Duration {
         self.duration / 20
+    }
+
+    /// The same for one that does not hold the Lease: doubles, up to the time of a request. Half of it is jitter, so that
+    /// replicas do not ask as one; `luck`: any number.
+    pub(super) fn backoff(&self, failures: u32, luck: u64) -> Duration {
+        let full = self.pause().saturating_mul(1 << failures.min(16)).min(self.patience());
+        let half = u64::try_from(full.as_millis() / 2).unwrap_or(0);
+        full / 2 + Duration::from_millis(luck % (half + 1))
     }
 
     fn is_later_life(&self, identity: &str) -> bool {
@@ -83,7 +95,7 @@ impl Candidate {
 #[derive(Debug)]
 pub(super) struct View {
     lease: Sight,
-    since: Instant,
+    since: Moment,
     // The holder that was there when this process first looked.
     found: Option<String>,
 }
@@ -103,19 +115,19 @@ enum Sight {
 pub(super) enum Move {
     /// Try to take it.
     Take,
-    /// Nothing before this instant, unless it changes.
-    Wait(Instant),
+    /// Nothing before this moment, unless it changes.
+    Wait(Moment),
     /// Nothing until something is known.
     Look,
 }
 
 impl View {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Moment) -> Self {
         Self { lease: Sight::Unknown, since: now, found: None }
     }
 
     /// Takes what was seen. Only a change of the content starts the wait anew.
-    pub(super) fn note(&mut self, lease: Option<Lease>, now: Instant) {
+    pub(super) fn note(&mut self, lease: Option<Lease>, now: Moment) {
         if matches!(self.lease, Sight::Unknown) {
             self.found = lease.as_ref().and_then(holder).map(str::to_owned);
         }
@@ -147,13 +159,14 @@ impl View {
         self.lease().and_then(|lease| lease.metadata.resource_version.as_deref()).map_or(0, version)
     }
 
-    pub(super) fn next(&self, me: &Candidate, now: Instant) -> Move {
+    pub(super) fn next(&self, me: &Candidate, now: Moment) -> Move {
         let wait = match &self.lease {
             Sight::Unknown => return Move::Look,
             Sight::Never => return Move::Take,
             Sight::Gone => me.duration,
             Sight::Present(lease) if self.is_free(lease, me) => return Move::Take,
-            Sight::Present(lease) => promised(lease).unwrap_or(me.duration),
+            // Not less than our own: whoever wrote less may still act as long as we would.
+            Sight::Present(lease) => promised(lease).unwrap_or(me.duration).min(LONGEST).max(me.duration),
         };
         let until = self.since + wait;
         if until <= now { Move::Take } else { Move::Wait(until) }
@@ -166,6 +179,43 @@ impl View {
                 holder == me.identity || (self.found.as_deref() == Some(holder) && me.is_later_life(holder))
             }
         }
+    }
+}
+
+/// Whether this replica could do the work, and for how long it could not.
+#[derive(Debug, Default)]
+pub(super) struct Fitness {
+    unfit_since: Option<Moment>,
+    // How often it made way and nobody else led.
+    made_way: u32,
+}
+
+impl Fitness {
+    pub(super) fn note(&mut self, fit: bool, now: Moment) {
+        if fit {
+            *self = Self::default();
+        } else {
+            self.unfit_since.get_or_insert(now);
+        }
+    }
+
+    /// Whether a holder has to let others try: after two durations, and when none of them could either after twice as long
+    /// each time, so that the Lease does not go to and fro while nobody can do all of the work.
+    pub(super) fn must_make_way(&self, me: &Candidate, now: Moment) -> bool {
+        let patience = (me.duration * 2).saturating_mul(1 << self.made_way.min(16)).min(LONGEST.max(me.duration * 2));
+        self.unfit_since.is_some_and(|since| now.since(since) > patience)
+    }
+
+    /// The Lease was given up; the time begins anew.
+    pub(super) fn made_way(&mut self, now: Moment) {
+        self.unfit_since = Some(now);
+        self.made_way = self.made_way.saturating_add(1);
+    }
+
+    /// One that cannot do the work does not stand, unless it led and nobody took the Lease that it gave up: a part of the work
+    /// done is better than none.
+    pub(super) fn may_stand(&self) -> bool {
+        self.unfit_since.is_none() || self.made_way > 0
     }
 }
 
@@ -207,7 +257,7 @@ mod tests {
         other.taken(None, "lease", at(renewed))
     }
 
-    fn seen(lease: Option<Lease>, now: Instant) -> View {
+    fn seen(lease: Option<Lease>, now: Moment) -> View {
         let mut view = View::new(now);
         view.note(lease, now);
         view
@@ -215,17 +265,17 @@ mod tests {
 
     #[test]
     fn nothing_is_taken_before_something_was_seen() {
-        let now = Instant::now();
+        let now = Moment::now();
         assert_eq!(View::new(now).next(&me(), now + LEASE * 9), Move::Look);
         assert_eq!(seen(None, now).next(&me(), now), Move::Take);
     }
 
     #[test]
     fn a_holder_is_waited_for_to_the_last_moment() {
-        let start = Instant::now();
+        let start = Moment::now();
         let mut view = seen(Some(held_by("pod-b_7", 0)), start);
         let end = start + LEASE;
-        let before = end.checked_sub(Duration::from_millis(1)).unwrap();
+        let before = start + LEASE.saturating_sub(Duration::from_millis(1));
         assert_eq!(view.next(&me(), before), Move::Wait(end));
         assert_eq!(view.next(&me(), end), Move::Take);
         // A renewal starts the wait anew, from when it was seen; the same content again does not.
@@ -239,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_free_lease_is_taken_at_once() {
-        let now = Instant::now();
+        let now = Moment::now();
         let released = Candidate::released(held_by("pod-b_7", 0), at(1));
         assert_eq!(named(&released), "nobody");
         assert_eq!(seen(Some(released), now).next(&me(), now), Move::Take);
@@ -249,7 +299,7 @@ mod tests {
 
     #[test]
     fn an_earlier_life_of_the_own_pod_is_not_waited_for() {
-        let now = Instant::now();
+        let now = Moment::now();
         assert_eq!(seen(Some(held_by("pod-a_0", 0)), now).next(&me(), now), Move::Take);
         let other = seen(Some(held_by("pod-ab_0", 0)), now).next(&me(), now);
         assert_eq!(other, Move::Wait(now + LEASE), "another pod's");
@@ -263,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_deleted_lease_is_waited_out() {
-        let start = Instant::now();
+        let start = Moment::now();
         let mut view = seen(Some(held_by("pod-b_7", 0)), start);
         view.note(None, start + LEASE / 2);
         assert_eq!(view.next(&me(), start + LEASE), Move::Wait(start + LEASE / 2 + LEASE));
@@ -273,10 +323,72 @@ mod tests {
 
     #[test]
     fn the_holders_own_promise_counts() {
-        let now = Instant::now();
+        let now = Moment::now();
         let mut lease = held_by("pod-b_7", 0);
         lease.spec.as_mut().unwrap().lease_duration_seconds = Some(60);
         assert_eq!(seen(Some(lease), now).next(&me(), now), Move::Wait(now + Duration::from_mins(1)));
+    }
+
+    #[test]
+    fn a_promise_that_somebody_edited_is_not_believed_without_limit() {
+        let now = Moment::now();
+        for (seconds, believed) in [(i32::MAX, 600), (601, 600), (16, 16), (1, 15), (0, 15), (-1, 15)] {
+            let mut lease = held_by("pod-b_7", 0);
+            lease.spec.as_mut().unwrap().lease_duration_seconds = Some(seconds);
+            let next = seen(Some(lease), now).next(&me(), now);
+            assert_eq!(next, Move::Wait(now + Duration::from_secs(believed)), "{seconds}");
+        }
+    }
+
+    #[test]
+    fn one_that_cannot_work_makes_way_after_two_durations() {
+        let (start, millisecond) = (Moment::now(), Duration::from_millis(1));
+        let mut fitness = Fitness::default();
+        assert!(fitness.may_stand() && !fitness.must_make_way(&me(), start + LEASE * 99));
+        fitness.note(false, start);
+        fitness.note(false, start + LEASE);
+        assert!(!fitness.may_stand(), "one that starts unfit keeps it from nobody");
+        assert!(!fitness.must_make_way(&me(), start + LEASE * 2));
+        assert!(fitness.must_make_way(&me(), start + LEASE * 2 + millisecond));
+        fitness.note(true, start + LEASE);
+        fitness.note(false, start + LEASE * 2);
+        assert!(!fitness.must_make_way(&me(), start + LEASE * 4), "a moment of health starts it anew");
+    }
+
+    #[test]
+    fn when_nobody_can_work_the_lease_does_not_go_to_and_fro() {
+        let (start, mut fitness) = (Moment::now(), Fitness::default());
+        fitness.note(false, start);
+        let (mut now, mut led) = (start, Vec::new());
+        for _ in 0..8 {
+            let since = now;
+            while !fitness.must_make_way(&me(), now) {
+                now = now + Duration::from_secs(1);
+                fitness.note(false, now);
+            }
+            led.push(now.since(since).as_secs());
+            fitness.made_way(now);
+            assert!(fitness.may_stand(), "it takes back what nobody wanted");
+        }
+        assert_eq!(led, [31, 61, 121, 241, 481, 601, 601, 601]);
+        fitness.note(true, now);
+        fitness.note(false, now);
+        assert!(!fitness.may_stand(), "all is forgotten once it was fit");
+    }
+
+    #[test]
+    fn attempts_of_one_that_does_not_hold_it_grow_rare() {
+        let full = [0.75, 1.5, 3.0, 3.75, 3.75];
+        for (failures, seconds) in (0..).zip(full.map(|seconds| Duration::from_secs_f64(seconds / 2.0))) {
+            assert_eq!(me().backoff(failures, 0), seconds);
+        }
+        let waits: Vec<Duration> = (0..10_000).map(|luck| me().backoff(u32::MAX, luck)).collect();
+        assert!(
+            waits.iter().all(|wait| *wait >= me().patience() / 2 && *wait <= me().patience()),
+            "{:?}",
+            waits.last()
+        );
+        assert!(waits.iter().max() > waits.iter().min());
     }
 
     #[test]

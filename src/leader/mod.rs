@@ -12,7 +12,7 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -22,14 +22,15 @@ mod lease;
 
 pub use elector::{Elector, Fit, LEASE_NAME, Settings};
 
+use crate::clock::Moment;
+
 /// Whether this replica may write. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Leadership(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    start: Instant,
-    // Milliseconds after `start` until which the Lease is ours; 0: it is not.
+    // Until when the Lease is ours, as `Moment::millis`; 0: it is not.
     until: AtomicU64,
     closed: AtomicBool,
     terms: watch::Sender<Option<CancellationToken>>,
@@ -44,7 +45,7 @@ impl Leadership {
     /// Held by nobody yet.
     fn none() -> Self {
         let terms = watch::Sender::new(None);
-        Self(Arc::new(Inner { start: Instant::now(), until: AtomicU64::new(0), closed: AtomicBool::new(false), terms }))
+        Self(Arc::new(Inner { until: AtomicU64::new(0), closed: AtomicBool::new(false), terms }))
     }
 
     /// For a process that has no rivals: one term that ends with [`Leadership::end`].
@@ -55,10 +56,10 @@ impl Leadership {
         this
     }
 
-    /// Whether a write may be sent now. Right also in a process that was frozen, before any of its tasks runs.
+    /// Whether a write may be sent now. Right also in a process that was frozen, or on a machine that was suspended, before
+    /// any of its tasks runs.
     pub fn holds(&self) -> bool {
-        let now = u64::try_from(self.0.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        now < self.0.until.load(Ordering::SeqCst)
+        Moment::now().millis() < self.0.until.load(Ordering::SeqCst)
     }
 
     /// [`Leadership::holds`], as an error.
@@ -83,6 +84,13 @@ impl Leadership {
         }
     }
 
+    /// Returns when no term is under way (any more): what was sent in it is not to go on.
+    pub async fn ended(&self) {
+        let mut terms = self.0.terms.subscribe();
+        // An error would say that there is no leadership any more.
+        let _ = terms.wait_for(|term| term.as_ref().is_none_or(CancellationToken::is_cancelled)).await;
+    }
+
     /// Ends the term, if there is one.
     pub fn end(&self) {
         self.0.until.store(0, Ordering::SeqCst);
@@ -102,12 +110,11 @@ impl Leadership {
     }
 
     /// The Lease is ours until then.
-    fn hold(&self, until: Instant) {
+    fn hold(&self, until: Moment) {
         if self.is_closed() {
             return;
         }
-        let until = until.saturating_duration_since(self.0.start);
-        self.0.until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.0.until.store(until.millis(), Ordering::SeqCst);
         self.0.terms.send_if_modified(|term| {
             let begins = term.is_none();
             term.get_or_insert_default();
@@ -117,8 +124,8 @@ impl Leadership {
 
     /// How much of the hold is left.
     fn left(&self) -> Option<Duration> {
-        let until = self.0.start.checked_add(Duration::from_millis(self.0.until.load(Ordering::SeqCst)))?;
-        until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+        let left = self.0.until.load(Ordering::SeqCst).saturating_sub(Moment::now().millis());
+        (left > 0).then(|| Duration::from_millis(left))
     }
 }
 
@@ -154,8 +161,8 @@ mod tests {
         }
     }
 
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_mins(1)
+    fn soon() -> Moment {
+        Moment::now() + Duration::from_mins(1)
     }
 
     #[tokio::test]
@@ -221,10 +228,27 @@ mod tests {
         assert!(!leadership.holds(), "a renewal that was under way opens nothing");
     }
 
+    #[tokio::test]
+    async fn whoever_waits_for_the_end_of_the_term_is_told() {
+        let leadership = Leadership::none();
+        leadership.ended().await;
+        for end in [Leadership::end, Leadership::close] {
+            leadership.hold(soon());
+            let mut ended = std::pin::pin!(leadership.ended());
+            tokio::select! {
+                biased;
+                () = &mut ended => panic!("the term goes on"),
+                () = tokio::task::yield_now() => {}
+            }
+            end(&leadership);
+            ended.await;
+        }
+    }
+
     #[test]
     fn a_hold_ends_by_the_clock_alone() {
         let leadership = Leadership::none();
-        leadership.hold(Instant::now() + Duration::from_millis(30));
+        leadership.hold(Moment::now() + Duration::from_millis(30));
         assert!(leadership.holds());
         // As a process that is frozen: nothing runs, only time goes by.
         std::thread::sleep(Duration::from_millis(40));
