@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant as Tick, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -120,16 +121,20 @@ impl Keeper {
         }
     }
 
-    /// Keeps the ring until `stop`; a write in hand is finished.
+    /// Keeps the ring until `stop`; a write in hand is finished. Returns early if its watch has ended.
     pub async fn run(mut self, stop: CancellationToken) {
-        let watching = self.watch.take().map(|watch| tokio::spawn(Arc::clone(&self.watched).run(watch, stop.clone())));
+        let Some(watch) = self.watch.take() else { return };
+        let mut watching = JoinSet::new();
+        watching.spawn(Arc::clone(&self.watched).run(watch, stop.clone()));
         // Wall-clock instants are compared every second: a timer alone sleeps through a suspended machine.
         let mut seconds = interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let watched = Arc::clone(&self.watched);
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
+                _ = watching.join_next() => break,
                 () = watched.changed() => {}
                 _ = seconds.tick() => {}
             }
@@ -138,9 +143,6 @@ impl Keeper {
                 let passed = self.pass().await;
                 self.count(passed);
             }
-        }
-        if let Some(watching) = watching {
-            let _ = watching.await;
         }
     }
 
@@ -198,16 +200,20 @@ impl Keeper {
     /// Stores the ring over what was seen. `None` if somebody was faster; then the Secret has been read again.
     async fn write(&mut self, ring: &Ring) -> Result<Option<Secret>, PassError> {
         let params = PostParams::default();
-        let answer = match &self.seen {
-            Seen::Present(found) => {
-                let secret = found.with(ring.data());
-                timeout(REQUEST_TIMEOUT, self.api.replace(SECRET_NAME, &params, &secret)).await
+        let request = async {
+            match &self.seen {
+                Seen::Present(found) => self.api.replace(SECRET_NAME, &params, &found.with(ring.data())).await,
+                Seen::Unknown | Seen::Absent => {
+                    let metadata = ObjectMeta { name: Some(SECRET_NAME.into()), ..ObjectMeta::default() };
+                    let secret = Found { metadata, ring: Err(super::RingError::Empty) }.with(ring.data());
+                    self.api.create(&params, &secret).await
+                }
             }
-            Seen::Unknown | Seen::Absent => {
-                let metadata = ObjectMeta { name: Some(SECRET_NAME.into()), ..ObjectMeta::default() };
-                let secret = Found { metadata, ring: Err(super::RingError::Empty) }.with(ring.data());
-                timeout(REQUEST_TIMEOUT, self.api.create(&params, &secret)).await
-            }
+        };
+        let answer = tokio::select! {
+            answer = timeout(REQUEST_TIMEOUT, request) => answer,
+            // The next leader's ring is not to be written over by a request of this term.
+            () = self.leadership.ended() => return self.read().await.map(|()| None),
         };
         match answer.map_err(|_| PassError::Timeout) {
             Ok(Ok(secret)) => Ok(Some(secret)),
@@ -286,12 +292,12 @@ mod tests {
 
     use axum::body::Body as Answer;
     use futures::StreamExt as _;
-    use http::{Request, Response};
+    use http::{Method, Request, Response};
     use k8s_openapi::List;
     use kube::client::Body;
 
     use super::super::Algorithm;
-    use super::super::fixtures::ring;
+    use super::super::fixtures::{at, ring};
     use super::*;
     use crate::api::Seconds;
     use crate::clock;
@@ -360,5 +366,36 @@ mod tests {
         assert_eq!(trouble(), None);
         tokio::time::sleep(STUCK).await;
         assert!(trouble().unwrap().starts_with("the key ring that is served is "), "{:?}", trouble());
+    }
+
+    /// Nothing is there, and no write is answered.
+    fn mute() -> Client {
+        let service = tower::service_fn(|request: Request<Body>| async move {
+            if request.method() != Method::GET {
+                std::future::pending::<()>().await;
+            }
+            let status = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404}"#;
+            let answer = Response::builder().status(404).body(Answer::from(status));
+            Ok::<_, std::io::Error>(answer.unwrap())
+        });
+        Client::new(service, "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_is_cut_off_with_the_term() {
+        let (leadership, second) = (Leadership::always(), Duration::from_secs(1));
+        let settings =
+            RingSettings { rotation: Seconds::days(90), algorithm: Algorithm::Es256, lead: RingSettings::LEAD };
+        let parts = (mute(), leadership.clone());
+        let (mut keeper, _state) = Keeper::new(parts, "ns", settings, Arc::new(Nobody), || at(0), Arc::new(|_| {}));
+        keeper.seen = Seen::Absent;
+        let begun = Tick::now();
+        let end = async {
+            tokio::time::sleep(second).await;
+            leadership.end();
+        };
+        let (written, ()) = tokio::join!(keeper.write(&ring()), end);
+        assert!(matches!(written, Ok(None)), "{written:?}");
+        assert_eq!(begun.elapsed(), second, "not when the request's own time was over");
     }
 }
