@@ -21,7 +21,6 @@ steps=(
     "helm3: the core tests pass with an operator that Helm 3 has installed"
     "helm4: the core tests pass with an operator that Helm 4 has installed"
     "kills: the leader is killed twenty times, and nothing is minted twice"
-    "unpublished: no key signs that a ready replica lacks"
 )
 
 # 40 MB, the bound for the binary.
@@ -69,8 +68,6 @@ helm3() { VAO_TEST_CHART=3 cargo test --locked --test operator; }
 helm4() { VAO_TEST_CHART=4 cargo test --locked --test operator; }
 
 kills() { VAO_KILLS=20 one drills leader::the_leader_is_killed_again_and_again; }
-
-unpublished() { VAO_KILLS=20 one drills leader::no_key_signs_that_a_ready_replica_lacks; }
 
 # one BINARY TEST: this test alone, with what it prints. To cargo a name that no test has is no failure.
 one() {

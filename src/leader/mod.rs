@@ -99,9 +99,15 @@ impl Leadership {
         }
     }
 
+    /// No further write is sent from now on. Work goes on until the term ends, so that what was sent can arrive.
+    pub fn refuse(&self) {
+        self.0.closed.store(true, Ordering::SeqCst);
+        self.0.until.store(0, Ordering::SeqCst);
+    }
+
     /// Ends the term for good: this process writes nothing any more.
     pub fn close(&self) {
-        self.0.closed.store(true, Ordering::SeqCst);
+        self.refuse();
         self.end();
     }
 
@@ -137,6 +143,8 @@ async fn term(terms: &mut watch::Receiver<Option<CancellationToken>>) -> Option<
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
+
+    use futures::FutureExt as _;
 
     use super::*;
 
@@ -223,7 +231,11 @@ mod tests {
         tokio::join!(leadership.lead(&stop, work), async { stop.cancel() });
         assert_eq!(finished.load(Ordering::SeqCst), 1);
         assert!(leadership.holds());
+        leadership.refuse();
+        let over = leadership.ended().now_or_never();
+        assert_eq!((leadership.holds(), over), (false, None), "what was sent may arrive");
         leadership.close();
+        assert_eq!(leadership.ended().now_or_never(), Some(()));
         leadership.hold(soon());
         assert!(!leadership.holds(), "a renewal that was under way opens nothing");
     }

@@ -16,9 +16,9 @@ use crate::leader::Leadership;
 /// How long what is in hand may go on after a shutdown began. The next leader waits for it, and is to lead within 2 s; what is
 /// cut off is as after a crash. In the drill (200 accounts with work due, a channel that hangs, a busy machine) it led after
 /// 0.7 to 1.5 s.
-const FINISH: Duration = Duration::from_millis(1300);
-/// How long work that lost its right to write may take to end.
-const CUT_OFF: Duration = Duration::from_millis(200);
+const FINISH: Duration = Duration::from_millis(1200);
+/// How long what was sent may take to arrive, once no further write is sent.
+const ARRIVE: Duration = Duration::from_millis(300);
 /// How long giving the Lease up may take.
 const GIVE_UP: Duration = Duration::from_secs(4);
 /// How long answers in hand may go on after that.
@@ -68,9 +68,10 @@ impl Stages {
         // With the watches: nothing is answered from what they do not follow any more.
         self.serving.stop.cancel();
         self.working.finish(cut_off).await;
+        leadership.refuse();
+        self.working.finish(Instant::now() + ARRIVE).await;
         // What is not finished by now is cut off, as a crash would; only then may another replica lead.
         leadership.close();
-        self.working.finish(Instant::now() + CUT_OFF).await;
         self.standing.finish(Instant::now() + GIVE_UP).await;
         self.serving.finish(Instant::now() + DRAIN).await;
     }
@@ -160,9 +161,9 @@ mod tests {
             let _ = noted.set(begun.elapsed());
         });
         stages.end(&leadership).await;
-        assert_eq!(until.get(), Some(&(FINISH + CUT_OFF)));
+        assert_eq!(until.get(), Some(&(FINISH + ARRIVE)));
         assert!(
-            FINISH + CUT_OFF <= Duration::from_millis(1500),
+            FINISH + ARRIVE <= Duration::from_millis(1500),
             "half a second is left for the write and the next leader"
         );
         assert!(!leadership.holds());

@@ -394,7 +394,8 @@ mod tests {
             tokio::time::sleep(second).await;
             leadership.end();
         };
-        let (written, ()) = tokio::join!(keeper.write(&ring()), end);
+        let ring = ring();
+        let (written, ()) = tokio::join!(keeper.write(&ring), end);
         assert!(matches!(written, Ok(None)), "{written:?}");
         assert_eq!(begun.elapsed(), second, "not when the request's own time was over");
     }

@@ -512,7 +512,8 @@ async fn whoever_is_woken_by_a_deletion_finds_it_in_what_is_shown() {
     let gone = json!({"type": "DELETED", "object": {"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "a", "namespace": "ns", "resourceVersion": "9"}}});
     let (sender, mut woken) = mpsc::unbounded_channel();
-    let _bench = start::<ConfigMap>(vec![Step::Body(200, list), Step::Hang(vec![gone])], |watch| {
+    let _bench = start::<ConfigMap>(vec![Step::Body(200, list), Step::Hang(vec![gone])], |client| {
+        let watch = Watch::all(client);
         let cache = watch.cache();
         watch.then(move || sender.send((cache.shown("ns"), cache.len())).unwrap())
     });

@@ -36,8 +36,8 @@ const JUMP: Seconds = Seconds::hours(7);
 /// The account that tells of its rotations.
 const TOLD: &str = "told";
 const LEASE_PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/virtual-accounts/leases/virtual-account-operator";
-/// Verifiers keep a JWKS for 60 s (`max-age`); all replicas see a change sooner than this.
-const SPREAD: Duration = Duration::from_secs(10);
+/// Verifiers keep a JWKS for so long (`max-age`); all replicas see a change sooner.
+const SPREAD: Duration = Duration::from_mins(1);
 
 #[test]
 fn the_leader_is_killed_again_and_again() {
@@ -142,15 +142,13 @@ fn a_leader_that_is_cut_off_from_the_api_server_is_replaced() {
     trio.end();
 }
 
-/// With `make test-full` only: a broken watch is noticed after 150 s without a word.
 #[test]
 fn no_key_signs_that_a_ready_replica_lacks() {
-    if kills() < 20 {
-        return println!("only with VAO_KILLS=20: it waits for minutes");
-    }
     let mut trio = Trio::start(false);
     let cut_off = (trio.leader() + 1) % REPLICAS;
     trio.links[cut_off].block();
+    // Noticed at once, and for 30 s no matter of readiness. Without it the silence would be, after 150 s.
+    trio.links[cut_off].cut();
     trio.wait_readiness(cut_off, 503);
     // What it serves from now on reaches nobody.
     trio.keys
@@ -283,20 +281,22 @@ impl Trio {
         started.elapsed()
     }
 
-    /// What a replica wrote, but for the Lease, reviews of callers and Events.
+    /// What was written for a replica, but for the Lease, reviews of callers and Events.
     fn writes_since(&self, mark: usize, replica: usize) -> Vec<String> {
         let credential = self.replicas[replica].credential();
         let audit = self.world.plane.audit();
-        let own = audit.iter().skip(mark).filter(|event| event.credential == credential && is_work(event));
+        // What was on its way may arrive; the API server must refuse it.
+        let carried_out = |event: &&AuditEvent| event.credential == credential && is_work(event) && event.code < 300;
+        let own = audit.iter().skip(mark).filter(carried_out);
         own.map(|event| format!("{} {} {} {}", event.timestamp, event.verb, event.resource, event.code)).collect()
     }
 
-    /// What a replica wrote after its last write of the Lease.
+    /// What came from a replica after its last write of the Lease.
     fn writes_after_the_lease(&self, mark: usize, replica: usize) -> Vec<String> {
         let credential = self.replicas[replica].credential();
         let mut own = self.world.plane.audit().split_off(mark);
         own.retain(|event| event.credential == credential && event.stage == "ResponseComplete" && event.is_write());
-        own.sort_by(|one, other| one.timestamp.cmp(&other.timestamp));
+        own.sort_by(|one, other| one.received.cmp(&other.received));
         let last = own.iter().rposition(|event| event.resource == "leases").expect("it gave the Lease up");
         own.iter().skip(last).filter(|event| is_work(event)).map(|event| event.resource.clone()).collect()
     }

@@ -273,6 +273,10 @@ impl Controller {
     }
 
     fn failed(&self, id: &AccountId, reason: &'static str, error: &str) {
+        if !self.leadership.holds() {
+            // No news: the next leader does it, or this one if it holds the Lease again.
+            return self.queue.wake_at(id.clone(), Some(clock::now() + Seconds(1)));
+        }
         self.metrics.reconciled("error");
         self.metrics.failed(reason);
         let failures = {
