@@ -62,8 +62,10 @@ impl Namespaces {
                 tell(name);
             }
         };
-        if let Some(watch) = watch.0 {
-            watch.run(report, stop).await;
+        match watch.0 {
+            Some(watch) => watch.run(report, stop).await,
+            // Nothing is watched where only some namespaces are.
+            None => stop.cancelled().await,
         }
     }
 
